@@ -1,0 +1,436 @@
+"""The frozen nouns that every room speaks in.
+
+Owns the shape of data, nothing else: no I/O, no clock, no import of ours. Times are seconds of
+CLOCK_BOOTTIME as float; durations are seconds as float and end in `_s`; shares are 0..1 unless a
+name ends in `_pct`. Metrics are a flat mapping from a dotted name to a float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+# A knob's value in canonical form: what the kernel would show, typed. A tuple is a file of several
+# numbers (`net.ipv4.tcp_rmem`); a string is one word of a bracketed choice (`madvise`).
+Value = int | str | tuple[int, ...]
+Metrics = Mapping[str, float]
+
+
+class Frozen(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Immutable, comparable; encodes to JSON and back with msgspec."""
+
+
+# ---------------------------------------------------------------------------------- knobs
+
+
+class KnobType(StrEnum):
+    INT = "int"  # one number
+    INTS = "ints"  # several numbers in one file, `fields` names them
+    CHOICE = "choice"  # one word out of `choices`, shown bracketed or bare
+    BOOL = "bool"  # 0 or 1 (or N and Y)
+
+
+class Risk(StrEnum):
+    LOW = "low"  # wrong values cost some speed
+    MEDIUM = "medium"  # wrong values can stall or starve a workload
+    HIGH = "high"  # wrong values can lose connections or memory: never without a person
+
+
+class Effect(StrEnum):
+    """When a written value starts to count."""
+
+    AT_ONCE = "at_once"
+    NEW_SOCKETS = "new_sockets"
+    NEW_LISTENERS = "new_listeners"
+    NEW_PROCESSES = "new_processes"
+    NEW_SESSIONS = "new_sessions"
+    NEW_FILES = "new_files"
+    SLOWLY = "slowly"  # caches, khugepaged, KSM: carries over between arms
+
+
+class CouplingKind(StrEnum):
+    ZEROES = "zeroes"  # writing this one sets the partner to 0, and the other way round
+    RESETS = "resets"  # writing this one gives the partner a value of the kernel's choice
+    ORDERED = "ordered"  # the kernel demands this one <= the partner
+
+
+class Coupling(Frozen, frozen=True):
+    partner: str
+    kind: CouplingKind
+
+
+class Knob(Frozen, frozen=True):
+    """One entry of the catalogue: data about a knob, no access to it.
+
+    `target` is a path below the adapter's root (`vm/swappiness` below /proc/sys).
+    `low`/`high` bound a number, or each element of a tuple alike; None is unbounded.
+    `quantum`: the kernel rounds down to a multiple of it (a page, for byte counts held as pages).
+    `source` says where range, unit and behaviour are from.
+    """
+
+    id: str
+    adapter: str
+    target: str
+    type: KnobType
+    unit: str
+    summary: str
+    source: str
+    low: int | None = None
+    high: int | None = None
+    fields: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    quantum: int = 1
+    coupled: tuple[Coupling, ...] = ()
+    risk: Risk = Risk.LOW
+    scope: str = "host"  # host, netns
+    effect: Effect = Effect.AT_ONCE
+    settle_s: float = 0.5  # what is thrown away after a write
+    dwell_s: float = 1.0  # what one measurement window lasts at least
+    alternable: bool = True  # may A and B be alternated, or does the effect carry over?
+    irreversible_when: str = ""  # e.g. a one-way switch; such knobs are refused
+
+
+class Write(Frozen, frozen=True):
+    knob: str
+    value: Value
+
+
+# A change is a tuple of writes, applied and undone as one transaction.
+Writes = tuple[Write, ...]
+
+
+# -------------------------------------------------------------------------------- metrics
+
+
+class Sample(Frozen, frozen=True):
+    """One gauge received on the metric socket, or one figure read from the kernel."""
+
+    name: str
+    value: float
+    t: float
+    uid: int = 0
+
+
+class Observation(Frozen, frozen=True):
+    """What is new at time `t`: rates and gauges. Names not in `values` are unknown, not zero."""
+
+    t: float
+    values: dict[str, float]
+
+
+# ------------------------------------------------------------------------------- policies
+
+
+class Way(StrEnum):
+    """Which way a metric should move."""
+
+    DOWN = "down"
+    UP = "up"
+
+
+class Condition(Frozen, frozen=True):
+    """`metric op level` for `for_s` seconds on end; cleared when the metric is past `clear` again.
+
+    `op` is ">" or "<". `fallback` stands in while this host cannot deliver `metric` (PSI off).
+    """
+
+    metric: str
+    op: str
+    level: float
+    clear: float
+    for_s: float = 0.0
+    fallback: Condition | None = None
+
+
+class Op(StrEnum):
+    SET = "set"
+    MULTIPLY = "multiply"
+    ADD = "add"
+    TOWARD = "toward"  # `step` of the way (0 < step <= 1) toward `value` each time
+
+
+class Action(Frozen, frozen=True):
+    """What a rule does to one knob. `field` picks one element of a tuple (0-based)."""
+
+    knob: str
+    op: Op
+    value: Value | float
+    step: float = 1.0
+    field: int | None = None
+
+
+class Expect(Frozen, frozen=True):
+    """The metric that must move for the change to be kept, which way, and by how much at least.
+
+    `min_effect` is a relative change: 0.05 is five percent.
+    """
+
+    metric: str
+    way: Way
+    min_effect: float = 0.05
+
+
+class Guard(Frozen, frozen=True):
+    """A metric that must not get worse by more than `margin` (relative); `better` is its good way."""
+
+    metric: str
+    better: Way
+    margin: float = 0.10
+
+
+class Rule(Frozen, frozen=True):
+    """One guess: when to make it, what to write, how to tell whether it was right."""
+
+    id: str
+    when: tuple[Condition, ...]  # all must hold
+    do: tuple[Action, ...]  # one transaction
+    expect: Expect
+    reason: str
+    source: str
+    guard: tuple[Guard, ...] = ()
+    cooldown_s: float = 60.0
+    lease_s: float = 120.0
+    confidence: float = 0.5
+    origin: str = ""  # file:line
+
+
+class Limit(Frozen, frozen=True):
+    """A policy's narrowing of one knob. Numbers only where the knob is a number.
+
+    `step_ratio`: one change moves the value by at most this factor (2.0: halve or double).
+    `step_abs`: one change moves it by at most this much; where both are given the wider one counts,
+    so that a knob at 0 can leave it. `bound_ratio`: never further than this factor from the original.
+    """
+
+    knob: str
+    low: int | None = None
+    high: int | None = None
+    choices: tuple[str, ...] = ()
+    step_ratio: float | None = None
+    step_abs: int | None = None
+    bound_ratio: float | None = None
+    cooldown_s: float = 0.0
+    origin: str = ""
+
+
+class MetricOwner(Frozen, frozen=True):
+    """An application metric that may drive writes, and the one uid whose samples count."""
+
+    name: str
+    uid: int
+    stale_s: float = 10.0
+    origin: str = ""
+
+
+class Mode(StrEnum):
+    OBSERVE = "observe"  # nothing is written
+    LOSSLESS = "lossless"  # only what the actor asked for is written
+    LOSSY = "lossy"  # written first, judged after
+
+
+class Policy(Frozen, frozen=True):
+    """What the loaded policy files come to, merged."""
+
+    names: tuple[str, ...]
+    mode: Mode = Mode.OBSERVE
+    rules: tuple[Rule, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    metrics: tuple[MetricOwner, ...] = ()
+    cgroups: tuple[str, ...] = ()  # paths below the cgroup root whose pressure is sensed
+    changes_per_minute: int = 6
+    toggles_per_minute: int = 120  # a trial's own budget
+    rest_s: float = 600.0  # a rejected guess rests this long, twice as long each time
+    alpha: float = 0.05  # the most a change without effect may be confirmed
+    max_pairs: int = 24  # a trial that has not decided by then rejects
+
+
+# ------------------------------------------------------------------------ guesses, trials
+
+
+class Proposal(Frozen, frozen=True):
+    """A guess, before the envelope has seen it. Pure data: what to write, why, how to judge it."""
+
+    rule: str
+    writes: Writes
+    reason: str
+    seen: dict[str, float]  # the rule's metrics at that moment
+    expect: Expect
+    guard: tuple[Guard, ...] = ()
+    lease_s: float = 120.0
+    cooldown_s: float = 60.0
+    confidence: float = 0.5
+
+
+class Refusal(Frozen, frozen=True):
+    """The envelope's no. `code` is stable, for scripts and for counting."""
+
+    code: str
+    knob: str
+    what: str
+
+
+class Arm(StrEnum):
+    A = "A"  # as before the change
+    B = "B"  # as changed
+    C = "C"  # another value that the actor wants to try, inside the envelope
+
+
+# ------------------------------------------------- daemon and actor: the door between them
+#
+# Each message is one msgspec struct with a `type` tag, one JSON document, framed by a four-byte
+# big-endian length. An actor can only answer with data: names of cases, arms, values, numbers.
+
+
+class Allowed(Frozen, frozen=True):
+    """What the actor may choose for one knob: its envelope at the time of the case."""
+
+    knob: str
+    low: int | None = None
+    high: int | None = None
+    choices: tuple[str, ...] = ()
+
+
+class Case(Frozen, frozen=True, tag="case"):
+    """Everything an actor needs to judge one change. Self-contained."""
+
+    id: str  # the trial's id
+    mode: Mode
+    rule: str
+    reason: str
+    knobs: tuple[Knob, ...]
+    before: Writes
+    after: Writes
+    seen: dict[str, float]
+    expect: Expect
+    guard: tuple[Guard, ...]
+    allowed: tuple[Allowed, ...]
+    settle_s: float
+    dwell_s: float
+    alternable: bool
+    fresh_instances: bool  # effect only on new sockets, processes, sessions ...: settle must cover them
+    lease_s: float  # a verdict after this is too late
+    alpha: float
+    max_pairs: int
+    history: dict[str, tuple[float, ...]]  # recent values of the named metrics, oldest first, A only
+
+
+class Measure(Frozen, frozen=True, tag="measure"):
+    """Actor asks: hold this arm, throw away `settle_s`, then collect the metrics for `dwell_s`."""
+
+    case: str
+    seq: int
+    arm: Arm
+    settle_s: float
+    dwell_s: float
+    writes: Writes = ()  # arm C only
+
+
+class Probe(Frozen, frozen=True, tag="probe"):
+    """Actor asks: a read-only question by name."""
+
+    case: str
+    seq: int
+    name: str
+    args: dict[str, str] = {}
+
+
+class VerdictKind(StrEnum):
+    CONFIRM = "confirm"
+    OVERWRITE = "overwrite"
+    REJECT = "reject"
+
+
+class Verdict(Frozen, frozen=True, tag="verdict"):
+    """The actor's one answer to a case.
+
+    `effect` is the relative change of the expected metric, B against A, in the good direction
+    (0.5: half as slow, or 50% more, see `actor.trial`); `low`/`high` its interval; `e_value` the
+    evidence against "no effect"; `claim` says how strong: "alternated", "fresh", "before_after", "none".
+    """
+
+    case: str
+    kind: VerdictKind
+    reason: str
+    writes: Writes = ()  # overwrite only
+    effect: float | None = None
+    low: float | None = None
+    high: float | None = None
+    e_value: float | None = None
+    pairs: int = 0
+    claim: str = "none"
+    confidence: float = 0.5
+    guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
+
+
+class Hello(Frozen, frozen=True, tag="hello"):
+    """The actor's first message, after it has dropped its privileges."""
+
+    kind: str
+    pid: int
+    uid: int
+
+
+class Measurement(Frozen, frozen=True, tag="measurement"):
+    """Daemon answers a Measure: raw samples of each metric in the window, oldest first, at most 512."""
+
+    case: str
+    seq: int
+    arm: Arm
+    samples: dict[str, tuple[float, ...]]
+    error: str = ""  # why nothing was measured: "envelope: out_of_range ...", "knob refused ..."
+
+
+class ProbeAnswer(Frozen, frozen=True, tag="probe_answer"):
+    case: str
+    seq: int
+    answer: str
+    error: str = ""
+
+
+class Cancel(Frozen, frozen=True, tag="cancel"):
+    """Daemon says: this case is over (lease ended, foreign write, stop); do not answer."""
+
+    case: str
+    reason: str
+
+
+FromActor = Hello | Measure | Probe | Verdict
+ToActor = Case | Measurement | ProbeAnswer | Cancel
+
+
+# --------------------------------------------------------- what the ledger says it has done
+
+
+class RowStatus(StrEnum):
+    """The state of one knob in the undo journal."""
+
+    OPEN = "open"  # provisional: goes back unless confirmed
+    HELD = "held"  # confirmed: follows on_stop
+    FOREIGN = "foreign"  # somebody else wrote it: theirs now
+    RESTORED = "restored"  # put back, checked
+    VOID = "void"  # its identity (netns, device) is gone, or another boot
+    IN_DOUBT = "in_doubt"  # a write has not come back
+
+
+class Outcome(Frozen, frozen=True):
+    """What one restore of one knob came to; the same fields in every place that restores.
+
+    `status`: "restored", "unchanged" (was already the original), "foreign", "void", "failed".
+    """
+
+    knob: str
+    found: str
+    original: str
+    status: str
+    why: str = ""
+
+
+class ForeignWrite(Frozen, frozen=True):
+    """Somebody else's value on a knob of ours."""
+
+    knob: str
+    ours: Value
+    found: Value
+    writer: str = "unknown"
