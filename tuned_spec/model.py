@@ -434,3 +434,53 @@ class ForeignWrite(Frozen, frozen=True):
     ours: Value
     found: Value
     writer: str = "unknown"
+
+
+class Receipt(Frozen, frozen=True):
+    """The journal's proof that the way back from one write is on record.
+
+    Only `ledger.journal` makes one (a test over the AST keeps it so) and every adapter's `write`
+    demands one, so that nothing reaches the kernel unjournaled.
+    """
+
+    row: int
+    knob: str
+    target: str
+    text: str  # exactly what may be written
+
+
+# ------------------------------------------------------------------------------ history
+
+
+class Record(Frozen, frozen=True):
+    """One line of the history: something was decided, done, or found.
+
+    `kind` is one of the keys of `RECORD_KINDS`; `data` holds its details, JSON only.
+    """
+
+    kind: str
+    t: float
+    trial: str = ""
+    rule: str = ""
+    knobs: tuple[str, ...] = ()
+    data: dict[str, object] = {}
+
+
+# kind -> what `data` holds
+RECORD_KINDS = {
+    "start": "pid, mode, policies, actor, boot_id, version",
+    "stop": "why, outcomes (list of Outcome)",
+    "would": "observe mode: writes, reason, seen; as `proposed`, but nothing is done",
+    "proposed": "writes, reason, seen (the rule's metrics), expect, guard, confidence",
+    "refused": "code, what, writes, times (folded repeats)",
+    "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
+    "failed": "op, errno, what: the kernel refused; everything of that change was put back",
+    "verdict": "the Verdict as a mapping, and `from` (actor kind)",
+    "ignored": "what: a verdict or message that could not be used, and why",
+    "confirmed": "writes held",
+    "overwritten": "writes held instead",
+    "reverted": "why (rejected, lease, actor died, paused, stop, foreign, fault), outcomes",
+    "foreign": "ours, found, writer",
+    "actor": "what: started, died, restarted, gave up",
+    "fault": "what, hint: a journal, sensor or sender that failed",
+}

@@ -1,0 +1,39 @@
+"""Where everything lies: the one list of file and directory names.
+
+Root's places are /run/tuned-spec (this boot) and /var/lib/tuned-spec (kept); anyone else's are below
+$XDG_RUNTIME_DIR and $XDG_STATE_HOME.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+LOCK = "lock"  # flock held by the daemon for its life; holds its pid
+JOURNAL = "undo.db"  # the undo journal (SQLite), runtime directory
+REPAIR = "repair.py"  # a copy of ledger/repair.py that survives the package, runtime directory
+CONTROL = "control.sock"  # the daemon answers here, runtime directory
+METRICS = "metrics.sock"  # programs report gauges here, runtime directory
+HISTORY = "history.db"  # decisions and evidence (SQLite), state directory
+
+DROPINS = Path("/etc/tuned-spec/policies.d")
+
+
+def runtime_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/run/tuned-spec")
+    base = os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/runtime-{os.geteuid()}"
+    return Path(base) / "tuned-spec"
+
+
+def state_dir() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/tuned-spec")
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(base) / "tuned-spec"
+
+
+def shipped_policies() -> Path:
+    """The policies that come with the package: beside it in a checkout, in /usr/share once installed."""
+    beside = Path(__file__).resolve().parent.parent / "policies"
+    return beside if beside.is_dir() else Path("/usr/share/tuned-spec/policies")
