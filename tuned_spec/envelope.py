@@ -51,7 +51,10 @@ CODES = {
     "bound": "too far from the value that the host had",
     "step": "too large a step at once",
     "coupled": "knobs that undo each other are set in one change",
-    "no_change": "the knob already has this value",
+    "no_change": "the knob already has this value, or as near to it as is allowed",
+    "no_room": "a field of the knob that the rule leaves alone is outside what is allowed",
+    "not_a_choice": "the value is none of the knob's words here",
+    "unreadable": "the knob's value cannot be read or has another shape than the catalogue says",
 }
 
 
