@@ -224,7 +224,7 @@ def test_the_file_is_kept_small(tmp_path: Path) -> None:
     for n in range(0, 3000, 1000):
         write(tmp_path, *(record(n, data={"n": m, "pad": "x" * 1000}) for m in range(n, n + 1000)))
     before = (tmp_path / HISTORY).stat().st_size
-    prune(tmp_path, 1500, keep_bytes=1 << 20, wall=lambda: WALL)
+    prune(tmp_path, 500, keep_bytes=1 << 20, wall=lambda: WALL)
     left = read(tmp_path)
     assert left and left[-1].data["n"] == 2999
     assert (tmp_path / HISTORY).stat().st_size < min(before, 1.2 * (1 << 20))
