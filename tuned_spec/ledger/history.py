@@ -328,6 +328,9 @@ def read(
         if not path.exists():
             return []
         with _open_to_read(path) as db:
+            db.execute("BEGIN")  # one snapshot for all that follows
+            if _is_blank(db):  # the daemon is just making it
+                return []
             _demand_ours(db)
             rows = db.execute(query, (*values, -1 if limit is None else limit)).fetchall()
             return [_entry(row) for row in reversed(rows)]
