@@ -5,8 +5,8 @@ the hypervisor, and getting it again takes tens of microseconds: the larger part
 for a short while before halting (`/sys/module/haltpoll/parameters/guest_halt_poll_ns`, 0 where the hypervisor
 does not advise otherwise) takes that part away.
 
-Each process stays on a CPU of its own, where there are two: left alone, the scheduler sometimes puts both on one,
-and then nothing halts.
+Each process stays on a CPU of its own, where there are two: left alone, the scheduler sometimes puts both
+on one, and then nothing halts.
 
 Gauges: `ping_p95_us` and `ping_p50_us`, round trip in microseconds over the last 0.1 s; `ping_per_s`.
 With --null both sides spin instead of waiting, and the server computes for 45 us: the same latency, but no
