@@ -53,7 +53,9 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int =
 
 def wrapped(text: str, indent: int = 0, first: str = "") -> str:
     pad = " " * indent
-    return textwrap.fill(text, width(), initial_indent=first or pad, subsequent_indent=pad, break_long_words=False)
+    return textwrap.fill(
+        text, width(), initial_indent=first or pad, subsequent_indent=pad, break_long_words=False
+    )
 
 
 def json_out(document: object) -> None:
@@ -120,5 +122,7 @@ def seconds(text: str, flag: str) -> float:
         if not 0 < result < 1e9:
             raise ValueError
     except (ValueError, KeyError):
-        raise UsageError(f"{flag} {text}: not a time; write a number and a unit, as in 60s, 5min, 1h, 2d") from None
+        raise UsageError(
+            f"{flag} {text}: not a time; write a number and a unit, as in 60s, 5min, 1h, 2d"
+        ) from None
     return result

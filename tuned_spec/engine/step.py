@@ -315,19 +315,20 @@ class Turn:
         trial = self.state.trials.get(event.trial)
         if trial is None:
             return
-        originals = {w.knob: w.value for w in event.before}
+        # A partner that the change zeroed is among what it replaced, and goes back with it.
+        originals = {w.knob: w.value for w in (*event.before, *trial.before)}
         self.state = replace(self.state, originals={**originals, **self.state.originals})
         match trial.phase:
             case Phase.APPLYING:
                 self.note(
                     "applied",
                     trial,
-                    before=event.before,
+                    before=trial.before,
                     after=event.after,
                     rounded=event.rounded,
                     seconds=event.seconds,
                 )
-                trial = replace(trial, phase=Phase.JUDGING, before=event.before, after=event.after)
+                trial = replace(trial, phase=Phase.JUDGING, after=event.after)
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
                 if trial.window is None:  # lossless: back on A after a window, or between cases
@@ -372,10 +373,9 @@ class Turn:
     def send_revert(self, trial: Trial) -> None:
         knobs = [k for k in trial.knobs if k not in self.state.foreign]
         held = {k: self.state.held[k] for k in knobs if k in self.state.held}
-        by = next((h.trial for h in held.values()), "")
         restore = tuple(k for k in knobs if k not in held)
         back = tuple(w for w in trial.before if w.knob in held)
-        self.do(Revert(trial.id, restore, back, by, trial.proposal.rule, trial.why))
+        self.do(Revert(trial.id, restore, back, trial.proposal.rule, trial.why))
 
     def reverted(self, event: Reverted) -> None:
         gone = {o.knob for o in event.outcomes if o.status in ("restored", "unchanged", "void")}
