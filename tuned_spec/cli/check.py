@@ -32,7 +32,9 @@ def main(args: argparse.Namespace) -> int:
     sleeping = inert(policy.rules, absent_metrics(policy, args))
     missing = [
         (name, here.why)
-        for name in sorted({a.knob for r in policy.rules for a in r.do} | {limit.knob for limit in policy.limits})
+        for name in sorted(
+            {a.knob for r in policy.rules for a in r.do} | {limit.knob for limit in policy.limits}
+        )
         if not (here := host.live(host.knobs[name])).availability.writable
     ]
     if args.json:
@@ -43,13 +45,16 @@ def main(args: argparse.Namespace) -> int:
                 "ok": True,
                 "files": [str(f) for f in loaded.files],
                 "policy": policy,
-                "values": {key: {"text": loaded.texts[key], "from": loaded.origins[key]} for key in loaded.origins},
+                "values": {
+                    key: {"text": loaded.texts[key], "from": loaded.origins[key]} for key in loaded.origins
+                },
                 "inert": [{"rule": rule, "reason": reason} for rule, reason in sleeping],
                 "unavailable": [{"knob": knob, "why": why} for knob, why in missing],
             }
         )
         return 0
-    print(f"{' + '.join(policy.names)}: {len(policy.rules)} rules, mode {policy.mode.value}, no problems\n")
+    print(f"{' + '.join(policy.names)}: {len(policy.rules)} rules, mode {policy.mode.value}, no problems")
+    print("".join(f"  {path}\n" for path in loaded.files))
     print(show.table(merged(loaded), ("KEY", "FROM", "VALUE")))
     if sleeping:
         print(f"\n{show.heading('inert on this host')}")
@@ -91,5 +96,10 @@ def absent_metrics(policy: Policy, args: argparse.Namespace) -> dict[str, str]:
 
 
 def merged(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Each value with the line that gave it; paths short where they can be."""
-    return [(key, loaded.origins[key], text) for key, text in loaded.texts.items()]
+    """Each value with the line that gave it; files by their names, which are listed above in full."""
+    short = {str(path): path.name for path in loaded.files}
+    rows = []
+    for key, text in loaded.texts.items():
+        file, colon, line = loaded.origins[key].rpartition(":")
+        rows.append((key, f"{short.get(file, file)}{colon}{line}", text))
+    return rows

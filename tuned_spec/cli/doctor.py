@@ -32,6 +32,7 @@ TUNERS = {
     "power-profiles-daemon": ("power-profiles-daemon", "power-profiles-daemon.service"),
     "auto-cpufreq": ("auto-cpufreq", "auto-cpufreq.service"),
 }
+COLOURS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
 class Finding(Frozen, frozen=True):
@@ -50,14 +51,14 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         show.json_out({"v": 1, "command": "doctor", "findings": findings})
         return PROBLEM_FOUND if bad else 0
-    colours = {"ok": "green", "note": "yellow", "problem": "red"}
-    left = max(len(f.topic) for f in findings)
+    rows = []
     for f in findings:
-        mark = show.paint(f.level.ljust(7), colours[f.level])
-        pad = left + 2 + 9
-        print(show.wrapped(f"{mark}  {f.topic.ljust(left)}  {f.what}", pad, " "[:0]))
+        rows.append((f.level, f.topic, f.what))
         if f.do:
-            print(show.wrapped(f.do, pad + 3, " " * pad + "-> "))
+            rows.append(("", "", f"-> {f.do}"))
+    for line in show.table(rows).splitlines():
+        level = line.split(" ")[0]
+        print(show.paint(level, COLOURS.get(level, "dim")) + line[len(level) :])
     return PROBLEM_FOUND if bad else 0
 
 
@@ -73,7 +74,9 @@ def _privileges(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding("CAP_SYS_RESOURCE", "ok", "held: pressure triggers with windows from 500 ms")
     else:
         what = "not held: pressure triggers need windows of 2 s, so a trigger is slower"
-        yield Finding("CAP_SYS_RESOURCE", "note", what, "AmbientCapabilities=CAP_SYS_RESOURCE in the service unit")
+        yield Finding(
+            "CAP_SYS_RESOURCE", "note", what, "AmbientCapabilities=CAP_SYS_RESOURCE in the service unit"
+        )
     if not held >> CAP_SYS_ADMIN & 1:
         what = "not held: other writers are found by comparing each tick, not at once, and without their name"
         yield Finding("CAP_SYS_ADMIN", "note", what, "run as root, outside of a restricted container")
@@ -94,13 +97,15 @@ def _kernel(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
             path.read_text()
             yield Finding(f"PSI {which}", "ok", str(path))
         except OSError as error:
-            do = "boot with psi=1 on the kernel command line (and CONFIG_PSI=y); rules use their fallback until then"
+            do = "boot with psi=1 (and a kernel with CONFIG_PSI); rules use their fallback until then"
             yield Finding(f"PSI {which}", "note", f"{path}: {error.strerror}", do)
     if (args.root / "sys/fs/cgroup/cgroup.controllers").exists():
         yield Finding("cgroup v2", "ok", "unified hierarchy at /sys/fs/cgroup")
     elif (args.root / "sys/fs/cgroup/unified/cgroup.procs").exists():
         what = "hybrid: version 2 at /sys/fs/cgroup/unified, controllers bound to version 1"
-        yield Finding("cgroup v2", "note", what, "systemd.unified_cgroup_hierarchy=1 if you want cgroup rules")
+        yield Finding(
+            "cgroup v2", "note", what, "systemd.unified_cgroup_hierarchy=1 if you want cgroup rules"
+        )
     else:
         do = "mount it (systemd does by itself since v243) if you want rules on the pressure of cgroups"
         yield Finding("cgroup v2", "note", "not mounted", do)
@@ -116,12 +121,12 @@ def _debugfs(root: Path) -> Finding:
         (sched / names[0]).read_text()
         return Finding("debugfs sched", "ok", f"{len(names)} files in {sched}")
     except FileNotFoundError:
-        do = "mount -t debugfs debugfs /sys/kernel/debug, if the kernel has it; scheduler knobs are absent until then"
+        do = "mount -t debugfs debugfs /sys/kernel/debug, or do without its scheduler knobs"
         return Finding("debugfs sched", "note", f"{sched} is missing", do)
     except (OSError, IndexError) as error:
         if "[none]" not in locked and "[" in locked:
             mode = locked[locked.index("[") + 1 : locked.index("]")]
-            do = "scheduler knobs stay absent; lockdown ends only with a boot without it (Secure Boot, lockdown=)"
+            do = "its knobs stay absent until a boot without lockdown (Secure Boot, lockdown=)"
             return Finding("debugfs sched", "note", f"blocked by kernel lockdown ({mode})", do)
         return Finding("debugfs sched", "note", f"{sched}: {error}", "run as root")
 
@@ -129,7 +134,9 @@ def _debugfs(root: Path) -> Finding:
 def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
     probes = {name: host.live(knob).availability for name, knob in sorted(host.knobs.items())}
     writable = [name for name, there in probes.items() if there.writable]
-    yield Finding("knobs", "ok" if writable else "note", f"{len(writable)} of {len(probes)} can be written here")
+    yield Finding(
+        "knobs", "ok" if writable else "note", f"{len(writable)} of {len(probes)} can be written here"
+    )
     reasons: dict[str, list[str]] = {}
     for name, there in probes.items():
         if not there.writable:
@@ -156,7 +163,9 @@ def _tuners(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
         if tuner in running:
             yield Finding("other tuner", "problem", f"{tuner} is running (process {running[tuner]})", do)
         elif unit in enabled:
-            yield Finding("other tuner", "note", f"{tuner} is not running, but its unit {unit} is enabled", do)
+            yield Finding(
+                "other tuner", "note", f"{tuner} is not running, but its unit {unit} is enabled", do
+            )
     if not running and not enabled:
         yield Finding("other tuners", "ok", f"none of {', '.join(TUNERS)}")
 
@@ -191,7 +200,9 @@ def _directories(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
     for name, path in (("runtime directory", args.runtime_dir), ("state directory", args.state_dir)):
         there = next(p for p in (path, *path.parents) if p.exists())
         if not os.access(there, os.W_OK | os.X_OK):
-            yield Finding(name, "problem", f"{there} cannot be written", f"run as root, or choose --{name[:-9]}-dir")
+            yield Finding(
+                name, "problem", f"{there} cannot be written", f"run as root, or choose --{name[:-9]}-dir"
+            )
             continue
         space = os.statvfs(there)
         free = space.f_bavail * space.f_frsize

@@ -43,15 +43,17 @@ def sentence(entry: Entry) -> str:
 
 def _proposed(data: Data) -> str:
     seen = data.get("seen")
-    metrics = (
-        ", ".join(f"{n} {show.number(v)}" for n, v in seen.items()) if isinstance(seen, Mapping) else ""
-    )
+    metrics = ", ".join(f"{n} {show.number(v)}" for n, v in seen.items()) if isinstance(seen, Mapping) else ""
     return show.writes(data.get("writes")) + (f" on {metrics}" if metrics else "")
 
 
 def _applied(data: Data) -> str:
     rounded = data.get("rounded")
-    note = f" (rounded by the kernel: {', '.join(map(str, rounded))})" if isinstance(rounded, list) and rounded else ""
+    note = (
+        f" (rounded by the kernel: {', '.join(map(str, rounded))})"
+        if isinstance(rounded, list) and rounded
+        else ""
+    )
     return f"{show.writes(data.get('after'))}, before {show.writes(data.get('before'))}{note}"
 
 
@@ -74,7 +76,8 @@ def outcomes(data: Data) -> str:
     if not isinstance(found, list):
         return ""
     return ", ".join(
-        f"{o.get('knob')} {o.get('status')}" + (f" ({o['why']})" if o.get("why") else f" to {o.get('original')}")
+        f"{o.get('knob')} {o.get('status')}"
+        + (f" ({o['why']})" if o.get("why") else f" to {o.get('original')}")
         for o in found
         if isinstance(o, Mapping)
     )

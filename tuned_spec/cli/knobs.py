@@ -6,9 +6,10 @@ import argparse
 from fnmatch import fnmatchcase
 
 from tuned_spec.cli import live, show
-from tuned_spec.cli.catalogue import Host, bounds, text
+from tuned_spec.cli.catalogue import Host, Live, bounds, text
 from tuned_spec.cli.sysctl_d import Owners
 from tuned_spec.ledger import repair
+from tuned_spec.model import Knob
 
 NO_MATCH = 1
 
@@ -16,7 +17,9 @@ NO_MATCH = 1
 def main(args: argparse.Namespace) -> int:
     host, owners = Host(args.root), Owners(args.root)
     rows, _ = live.undo_rows(args.runtime_dir)
-    ours = {row.knob: row for row in rows if row.status in ("open", "held") and row.boot_id == repair.boot_id()}
+    ours = {
+        row.knob: row for row in rows if row.status in ("open", "held") and row.boot_id == repair.boot_id()
+    }
     pattern = args.pattern or ""
     shown = []
     for name, knob in sorted(host.knobs.items()):
@@ -51,13 +54,14 @@ def main(args: argparse.Namespace) -> int:
     if not shown:
         print(f"no knob matches {pattern}; `tuned-spec knobs` lists all {len(host.knobs)}")
         return NO_MATCH
-    head = ("KNOB", "VALUE", "UNIT", "RANGE", "RISK", "HERE", "OWNER")
+    head = ("KNOB", "VALUE", "RANGE", "RISK", "OWNER")
     print(show.table([_row(*one) for one in shown], head))
     return 0
 
 
-def _row(knob, here, owner):  # type: ignore[no-untyped-def]
+def _row(knob: Knob, here: Live, owner: str) -> tuple[str, ...]:
     there = here.availability
-    state = "writable" if there.writable else "read-only" if there.present else "absent"
-    limits = bounds(knob)
-    return (knob.id, text(here.value), knob.unit, limits, knob.risk.value, state, owner or "-")
+    value = text(here.value) if there.present else "(absent)"
+    locked = "" if there.writable or not there.present else " (read-only)"
+    unit = "" if knob.choices or knob.type == "bool" else " " + knob.unit.partition(" (")[0]
+    return (knob.id, value + locked, bounds(knob) + unit, knob.risk.value, owner or "-")

@@ -23,7 +23,7 @@ ANSWER_S = 1.0
 
 
 class Daemon(Frozen, frozen=True):
-    """`state`: running (it answered, `status` is what it said), hung (it holds the lock and is silent), stopped."""
+    """`state`: running (`status` is what it answered), hung (it holds the lock, silent) or stopped."""
 
     state: str
     pid: int = 0

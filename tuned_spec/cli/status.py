@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,7 +36,9 @@ def main(args: argparse.Namespace) -> int:
         refusals, _ = live.history(args.state_dir, kinds=("refused",))
         document |= {"journal": journal, "refusals": Counter(str(e.data.get("code")) for e in refusals)}
         left = bool(journal.changed or journal.damage)
-        document |= {"restore": live.restore_command(args.runtime_dir) if left or daemon.state == "hung" else ""}
+        document |= {
+            "restore": live.restore_command(args.runtime_dir) if left or daemon.state == "hung" else ""
+        }
         code = LEFT if left or daemon.state == "hung" else NOT_RUNNING
         alpha = None
     judged = judge(entries, alpha if isinstance(alpha, float) else None)
@@ -168,7 +170,15 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
         "on trial",
         ("TRIAL", "KNOB", "STATE", "ARM", "PAIRS", "ENDS IN", "RULE"),
         [
-            (t.trial, f"{k} = {show.value(v)}", t.state, t.arm, str(t.pairs), show.span(t.deadline_in_s), t.rule)
+            (
+                t.trial,
+                f"{k} = {show.value(v)}",
+                t.state,
+                t.arm,
+                str(t.pairs),
+                show.span(t.deadline_in_s),
+                t.rule,
+            )
             for t in status.open
             for k, v in t.knobs.items()
         ],
@@ -214,7 +224,8 @@ def print_dead(
         print(f"tuned-spec {show.paint('not running', 'yellow')} ({nothing} in {state_dir})")
     head = ("KNOB", "ORIGINAL", "NOW", "STATE", "TRIAL", "RULE")
     rows = [
-        (c["knob"], c["original"], c["found"] or c["why"], c["status"], c["trial"], c["rule"]) for c in journal.changed
+        (c["knob"], c["original"], c["found"] or c["why"], c["status"], c["trial"], c["rule"])
+        for c in journal.changed
     ]
     section("still changed on this host", head, rows)
     section(
@@ -223,7 +234,7 @@ def print_dead(
         [(f["knob"], f["original"], f["value"], f["found"]) for f in journal.foreign],
     )
     for line in journal.damage:
-        print(show.wrapped(line, 2, show.paint("  journal  ", "red")))
+        print(show.wrapped(f"  journal  {line}", 11))
     if document["restore"]:
         print(f"\nto put it back:  {show.heading(str(document['restore']))}")
     elif not journal.changed:
@@ -233,7 +244,7 @@ def print_dead(
     print_judged(judged, trouble)
 
 
-def section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     if rows:
         print(f"\n{show.heading(title)}")
         print(show.table(rows, head, indent=2))
@@ -242,7 +253,7 @@ def section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> N
 def print_counts(title: str, counts: Mapping[str, int]) -> None:
     if counts:
         most = sorted(counts.items(), key=lambda item: -item[1])
-        print(show.wrapped(", ".join(f"{name} {n}" for name, n in most), 2, f"\n{show.heading(title)}: "))
+        print("\n" + show.wrapped(f"{title}: " + ", ".join(f"{name} {n}" for name, n in most), 2))
 
 
 def print_judged(judged: Judged, trouble: str) -> None:
@@ -252,6 +263,9 @@ def print_judged(judged: Judged, trouble: str) -> None:
     print(f"\n{show.heading('verdicts on record')}: {judged.judged}, {judged.kept} kept", end="")
     print(f", {judged.undone} of these undone by a later verdict" if judged.kept else "")
     if judged.alpha is not None:
-        bound = f"; of the {judged.kept} kept at most {show.number(judged.expected_false)}" if judged.kept else ""
-        text = f"at most {judged.alpha:.0%} of guesses without effect are confirmed{bound} (bound by design, not measured)"
-        print(show.wrapped(text, 2, "  false confirmations: "))
+        bound = (
+            f"; of the {judged.kept} kept at most {show.number(judged.expected_false)}" if judged.kept else ""
+        )
+        text = f"at most {judged.alpha:.0%} of guesses without effect are confirmed{bound} "
+        text += "(bound by design, not measured)"
+        print(show.wrapped(f"  false confirmations: {text}", 4))

@@ -59,7 +59,9 @@ def main(args: argparse.Namespace) -> int:
 def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
     here = host.live(knob)
     entries, trouble = live.history(args.state_dir, knob=knob.id, limit=1000)
-    trial = next((e.trial for e in reversed(entries) if e.trial and e.kind in ("proposed", "would", "applied")), "")
+    trial = next(
+        (e.trial for e in reversed(entries) if e.trial and e.kind in ("proposed", "would", "applied")), ""
+    )
     of_trial = [e for e in entries if e.trial == trial] if trial else []
     start = of_trial[0].id if of_trial else 0
     since = [e for e in entries if e.id >= start]
@@ -168,7 +170,9 @@ def told(chain: Chain, now: float) -> str:
 
 
 def _value(chain: Chain, value: Value | None) -> str:
-    return text(value) + (f" {chain.unit}" if value is not None and chain.unit not in ("", "-", "none") else "")
+    return text(value) + (
+        f" {chain.unit}" if value is not None and chain.unit not in ("", "-", "none") else ""
+    )
 
 
 def _original(chain: Chain, now: float) -> str:
@@ -210,7 +214,9 @@ def _envelope(chain: Chain, now: float) -> str:
         words.append(f"{verb} {show.writes(moment.data.get('writes'))}")
     if chain.refused and (not moment or chain.refused.id > moment.id):
         data = chain.refused.data
-        words.append(f"refused at {show.when(chain.refused.wall, now)}: {data.get('code')}: {data.get('what')}")
+        words.append(
+            f"refused at {show.when(chain.refused.wall, now)}: {data.get('code')}: {data.get('what')}"
+        )
     return "; ".join(words)
 
 
@@ -237,7 +243,8 @@ def _trial(chain: Chain, now: float) -> str:
     if not found:
         return chain.trial
     data = found.data
-    words = f"{chain.trial}: {verdict(data | {'reason': ''}).removesuffix(': ')}, claim {data.get('claim', 'none')}"
+    figures = verdict(data | {"reason": ""}).removesuffix(": ")
+    words = f"{chain.trial}: {figures}, claim {data.get('claim', 'none')}"
     guards = data.get("guards")
     if isinstance(guards, Mapping) and guards:
         words += "; guards: " + ", ".join(f"{name} {state}" for name, state in guards.items())
