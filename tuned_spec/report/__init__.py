@@ -1,0 +1,1 @@
+"""Pictures and pages: what happened to a metric while knobs were changed, for a person to look at."""
