@@ -386,7 +386,7 @@ class _Merge:
             if field == "choices":
                 change = {"choices": tuple(grammar.choice(knob, word) for word in given)}
             elif len(given) != 2:
-                raise Misfit(f"{len(given)} values", "a range is [low, high]")
+                raise Misfit("is not two values", "a range is [low, high]")
             else:
                 low, high = (self.narrower(knob, word) for word in given)
                 if low > high:
