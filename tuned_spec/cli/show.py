@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 
 import msgspec
 
@@ -33,22 +34,26 @@ def width() -> int:
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int = 0) -> str:
-    """Columns aligned; the last one wraps, so that no line is wider than the terminal (at most 100)."""
-    lines = [[str(cell) for cell in row] for row in rows]
-    if head:
-        lines.insert(0, list(head))
+    """Columns aligned; where they are wider than the terminal (at most 100), the widest wrap."""
+    lines = [tuple(map(str, row)) for row in ([head] if head else []) + list(rows)]
     if not lines:
         return ""
-    fixed = [min(36, max(len(row[i]) for row in lines)) for i in range(len(lines[0]) - 1)]
-    left = indent + sum(fixed) + 2 * len(fixed)
-    room = max(20, width() - left)
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    while indent + sum(widths) + 2 * (len(widths) - 1) > width() and max(widths) > 12:
+        widths[widths.index(max(widths))] -= 1
     out = []
-    for number, row in enumerate(lines):
-        start = "".join(cell.ljust(w) + "  " for cell, w in zip(row, fixed, strict=False))
-        last = textwrap.wrap(row[-1], room, break_long_words=False, break_on_hyphens=False) or [""]
-        text = [" " * indent + start + last[0], *(" " * left + more for more in last[1:])]
-        out += [heading(t.rstrip()) if head and number == 0 else t.rstrip() for t in text]
+    for number, line in enumerate(lines):
+        cells = [_fold(cell, w) for cell, w in zip(line, widths, strict=True)]
+        for parts in zip_longest(*cells, fillvalue=""):
+            text = "  ".join(part.ljust(w) for part, w in zip(parts, widths, strict=True)).rstrip()
+            out.append(" " * indent + (heading(text) if head and number == 0 else text))
     return "\n".join(out)
+
+
+def _fold(cell: str, room: int) -> list[str]:
+    if len(cell) <= room:
+        return [cell]
+    return textwrap.wrap(cell, room, break_on_hyphens=False)
 
 
 def wrapped(text: str, indent: int = 0, first: str = "") -> str:

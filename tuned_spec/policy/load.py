@@ -41,7 +41,7 @@ from tuned_spec.policy.units import Misfit
 BUILT_IN = "built in"
 MAX_PROBLEMS = 100  # of one file: the rest is most likely the same mistake
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
-APP_METRIC = r"app\.[A-Za-z0-9_][A-Za-z0-9_.-]*"
+APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
 
 TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules")
@@ -292,7 +292,7 @@ class _Merge:
             if (text := self.text(item, f"cgroups[{number}]")) is None:
                 continue
             path = text.strip("/")
-            if not path or ".." in path.split("/") or not path.isprintable() or " " in path:
+            if {"", ".", ".."} & set(path.split("/")) or not path.isprintable() or " " in path:
                 what = f"{shown(text)} is not a path below the cgroup root"
                 self.problem(
                     item.line, f"cgroups[{number}]", what, "write it like system.slice/nginx.service"
@@ -386,7 +386,7 @@ class _Merge:
             if field == "choices":
                 change = {"choices": tuple(grammar.choice(knob, word) for word in given)}
             elif len(given) != 2:
-                raise Misfit(f"{len(given)} values", "a range is [low, high]")
+                raise Misfit("is not two values", "a range is [low, high]")
             else:
                 low, high = (self.narrower(knob, word) for word in given)
                 if low > high:

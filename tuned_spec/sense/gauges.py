@@ -177,7 +177,7 @@ def _bind(listener: socket.socket, path: Path) -> None:
 
 
 def send(path: Path | str, name: str, value: float) -> bool:
-    """Reports one gauge (`p95_ms`, without `app.`). Never waits: False if nobody listens or the queue is full.
+    """Reports one gauge (`p95_ms`, without `app.`). Never waits: False if nobody listens or all is full.
 
     True means sent, not accepted: what is refused shows in the daemon's `status`.
     """

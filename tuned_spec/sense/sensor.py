@@ -111,7 +111,7 @@ BUSY_S, IDLE_S = 1.0, 5.0
 
 
 def pace(observation: Observation) -> float:
-    """Seconds to the next tick: IDLE_S on an idle host, down to BUSY_S on a busy one or one not known to be idle."""
+    """Seconds to the next tick: IDLE_S on an idle host, BUSY_S on a busy one or one not known to be idle."""
     known = [
         observation.values[name] / level for name, level in _BUSY_AT.items() if name in observation.values
     ]

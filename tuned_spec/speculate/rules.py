@@ -280,17 +280,16 @@ def _wanted(
 
 
 def _word(word: str, live: str, knob: Knob, limit: Limit) -> Value | Refusal:
-    allowed = [choice for choice in knob.choices if not limit.choices or choice in limit.choices]
-    if word not in allowed:
-        return Refusal("not_a_choice", knob.id, f"{word} is not among {', '.join(allowed)}")
+    for allowed in (knob.choices, limit.choices):  # none named: the kernel alone knows them
+        if allowed and word not in allowed:
+            return Refusal("not_a_choice", knob.id, f"{word} is not among {', '.join(allowed)}")
     return Refusal("no_change", knob.id, f"is {live} already") if word == live else word
 
 
 def _room(live: int, original: int, knob: Knob, limit: Limit) -> _Span:
     """Catalogue, limit, bound and step together."""
     room = _Span(knob.low, knob.high) & _Span(limit.low, limit.high)
-    if limit.bound_ratio is not None:
-        # A knob that was 0 has no bound but 0: such a one is bounded by `range`.
+    if limit.bound_ratio is not None and original > 0:  # from 0 no ratio can be taken: the range bounds it
         room &= _around(original, limit.bound_ratio, None)
     if limit.step_ratio is not None or limit.step_abs is not None:
         room &= _around(live, limit.step_ratio, limit.step_abs)
@@ -300,7 +299,7 @@ def _room(live: int, original: int, knob: Knob, limit: Limit) -> _Span:
 def _around(centre: int, ratio: float | None, distance: int | None) -> _Span:
     """At most `ratio` times or `distance` away; where both are given the wider one counts."""
     ends = [Fraction(centre)]
-    if ratio is not None:
+    if ratio is not None and centre > 0:
         ends += [centre / _exact(ratio), centre * _exact(ratio)]
     if distance is not None:
         ends += [Fraction(centre - distance), Fraction(centre + distance)]
