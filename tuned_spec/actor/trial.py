@@ -42,7 +42,9 @@ Flow = Generator[Asked, Answer, Verdict]
 
 HARM_ALPHA = 0.2  # evidence of harm: four pairs that all point the wrong way
 FUTILE_ALPHA = 0.1  # evidence that the effect is below min_effect
-TAIL_MARGIN = 0.5  # how much worse the worst of a window may get: it is noisy, and never the aim
+TAIL_MARGIN = (
+    1.0  # how much worse the tail may get unasked: it is noisy; a gamed p95 makes it ten times worse
+)
 GOOD_PAIRS = 8  # windows are shortened, down to the knob's own minimum, until this many pairs fit
 MOST_EMPTY = 6  # windows without a sample before the trial gives up
 MOST_FURTHER = 12  # pairs spent on looking for a still better value
@@ -119,6 +121,7 @@ class Bench:
     rng: Random
     dwell_s: float
     left_s: float
+    note: str = ""  # what the lease did to the plan; said with every rejection
     seq: int = 0
     empty: int = 0
 
@@ -284,6 +287,8 @@ def judge(case: Case, rng: Random) -> Flow:
             value = f"{further[0].knob}={further[0].value}"
             text = f"{finding.reason}; {value} against that {second.reason}"
             return tally.verdict(Finding(VerdictKind.OVERWRITE, text), further)
+    if finding.kind is VerdictKind.REJECT and bench.note:
+        finding = Finding(finding.kind, f"{finding.reason} ({bench.note})")
     return tally.verdict(finding)
 
 
@@ -318,10 +323,16 @@ def plan(case: Case, rng: Random) -> Bench | str:
     shortest = min(case.dwell_s, max((knob.dwell_s for knob in case.knobs), default=case.dwell_s))
     fitting = room / (2 * GOOD_PAIRS) - case.settle_s - TURN_S
     bench = Bench(case, rng, min(case.dwell_s, max(shortest, fitting)), room)
+    if not case.alternable:
+        return bench
+    need = math.ceil(GOOD_PAIRS * bench.pair_s() / LEASE_SHARE)
     if bench.pairs_left() < few:
-        need = math.ceil(GOOD_PAIRS * bench.pair_s() / LEASE_SHARE)
         pairs = f"{bench.pairs_left()} pairs of {bench.pair_s():.3g} s"
         return f"lease_s {case.lease_s:g} holds {pairs} and {few} are the least; set it to {need} or more"
+    if bench.pairs_left() < GOOD_PAIRS:
+        bench.note = f"lease_s {case.lease_s:g} holds {bench.pairs_left()} pairs only; better {need} or more"
+    elif bench.dwell_s < case.dwell_s:
+        bench.note = f"windows were cut from {case.dwell_s:g} s to {bench.dwell_s:.3g} s to fit the lease"
     return bench
 
 
@@ -353,7 +364,7 @@ def _before_after(bench: Bench) -> Flow:
     history = case.history.get(expect.metric, ())
     before = history[: len(history) - math.ceil(len(history) / 3)]
     after: list[float] = []
-    for _ in range(MOST_EMPTY // 2):
+    for _ in range(3):
         answer = yield from bench.window(Arm.B, ())
         if answer.error:
             return Verdict(case.id, VerdictKind.REJECT, f"arm B could not be measured: {answer.error[:300]}")
