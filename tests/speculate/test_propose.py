@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.policy.catalogue import CATALOGUE
+from tuned_spec import windows
 from tuned_spec.errors import KnobAbsent
 from tuned_spec.model import (
     Action,
@@ -90,6 +91,8 @@ def test_a_proposal_carries_all_that_judging_needs() -> None:
         lease_s=90.0,
         cooldown_s=30.0,
         confidence=0.7,
+        settle_s=CATALOGUE[SOMAXCONN].settle_s,
+        dwell_s=windows.HOST_DWELL_S,
     )
 
 
