@@ -86,7 +86,9 @@ class Place:
         return [sys.executable, "-m", "tuned_spec", verb, *map(str, where), *rest]
 
     def tell(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(self.argv(*words), capture_output=True, text=True, timeout=30, env=environment(env))
+        done = subprocess.run(
+            self.argv(*words), capture_output=True, text=True, timeout=30, env=environment(env)
+        )
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
