@@ -10,6 +10,7 @@ The reason codes are part of the interface (scripts count them): see `CODES`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import assert_never
 
 import msgspec
 
@@ -120,7 +121,7 @@ def limit_of(policy: Policy, knob: str) -> Limit:
 
 def allowed(knob: Knob, limit: Limit, original: Value) -> Allowed:
     """The values of one knob that lie inside catalogue, policy and bound, as an actor is told them."""
-    if knob.type is KnobType.CHOICE:
+    if knob.type in (KnobType.CHOICE, KnobType.WORDS):
         names = tuple(c for c in knob.choices if not limit.choices or c in limit.choices)
         return Allowed(knob=knob.id, choices=names)
     lows = [x for x in (knob.low, limit.low) if x is not None]
@@ -143,15 +144,17 @@ def _type_fits(knob: Knob, value: Value) -> bool:
             return isinstance(value, int) and value in (0, 1)
         case KnobType.INTS:
             return isinstance(value, tuple) and len(value) == (len(knob.fields) or len(value))
-        case KnobType.CHOICE:
+        case KnobType.CHOICE | KnobType.WORDS:
             return isinstance(value, str)
+        case _:
+            assert_never(knob.type)
 
 
 def judge_value(knob: Knob, limit: Limit, value: Value, original: Value) -> Refusal | None:
     """Type, range and bound of one value. The same for a rule's guess and for an actor's wish."""
     if not _type_fits(knob, value):
         return Refusal("type", knob.id, f"{value!r} is no {knob.type.value}")
-    if knob.type is KnobType.CHOICE:
+    if isinstance(value, str):
         choices = allowed(knob, limit, original).choices
         # An empty list of choices is a knob whose words only the kernel knows: it judges them.
         if (knob.choices or limit.choices) and value not in choices:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.actor.cases import case
+from tests.actor.cases import answer, case
 from tuned_spec.actor import channel
 from tuned_spec.model import (
     Arm,
@@ -22,6 +22,7 @@ from tuned_spec.model import (
     Hello,
     Measure,
     Measurement,
+    ProbeAnswer,
     ToActor,
     Verdict,
     VerdictKind,
@@ -74,8 +75,7 @@ def actor() -> Iterator[Peer]:
 
 def answered(question: Measure, by_arm: dict[Arm, float]) -> Measurement:
     value = by_arm[question.arm]
-    samples = {"app.p95_ms": (value, value * 1.02, value * 0.98)}
-    return Measurement(question.case, question.seq, question.arm, samples)
+    return answer(question, {"app.p95_ms": (value, value * 1.02, value * 0.98)})
 
 
 def test_says_hello_after_it_dropped_its_privileges(actor: Peer) -> None:
@@ -130,8 +130,6 @@ def test_an_answer_to_another_question_is_ignored(actor: Peer) -> None:
 
 
 def test_a_failing_case_is_silence_and_a_line_and_the_others_go_on(actor: Peer) -> None:
-    from tuned_spec.model import ProbeAnswer
-
     actor.next()
     actor.send(case(id="broken"))
     question = actor.measure()

@@ -30,23 +30,18 @@ def value() -> int:
     return int(FILE.read_text())
 
 
-def change(machine: Host) -> tuple[int, int]:
-    """Make the daemon's rule fire; returns the knob's value before and after."""
+def change(machine: Host) -> int:
+    """Make the daemon's rule fire; returns the knob's value before. From then on arms may alternate."""
     before = value()
     machine.send(50.0)
     until(lambda: "applied" in machine.kinds(), f"nothing was applied:\n{machine.said()}")
-    assert value() == before // 2
-    return before, value()
+    assert machine.entry("applied").data["after"] == [{"knob": KNOB, "value": before // 2}]
+    return before
 
 
-def test_acts_on_a_sample_and_puts_everything_back_when_stopped(machine: Host) -> None:
-    machine.start()
-    until(lambda: machine.status()["status"]["actor"]["alive"], "no actor")
-    before, _ = change(machine)
-    assert machine.entry("proposed").data["seen"] == {"app.p95_ms": 50.0}
-    assert machine.stop() == 0
-    assert value() == before
-    assert machine.history()[-1].kind == "stop" or machine.kinds()[0] == "stop"
+def until_changed(before: int) -> None:
+    """A trial draws its arms at random: wait for one that is not the original."""
+    until(lambda: value() != before, "arm B never came", 60.0)
 
 
 def actor_alive(machine: Host) -> bool:
@@ -54,12 +49,23 @@ def actor_alive(machine: Host) -> bool:
     return bool(status and status["actor"]["alive"])
 
 
+def test_acts_on_a_sample_and_puts_everything_back_when_stopped(machine: Host) -> None:
+    machine.start()
+    until(lambda: actor_alive(machine), "no actor")
+    before = change(machine)
+    assert machine.entry("proposed").data["seen"] == {"app.p95_ms": 50.0}
+    assert machine.stop() == 0
+    assert value() == before
+    assert "stop" in machine.kinds()
+
+
 def test_killed_by_nine_then_restored(machine: Host) -> None:
     machine.start()
     until(lambda: actor_alive(machine), "no actor")
-    before, after = change(machine)
+    before = change(machine)
+    until_changed(before)
     machine.kill()
-    assert value() == after, "nobody is left to put it back"
+    assert value() == before // 2, "nobody is left to put it back"
     done = machine.command("restore")
     assert KNOB in done.stdout and value() == before
     again = machine.command("restore")
@@ -69,7 +75,7 @@ def test_killed_by_nine_then_restored(machine: Host) -> None:
 def test_a_daemon_started_after_a_crash_puts_back_what_was_left(machine: Host) -> None:
     machine.start()
     until(lambda: actor_alive(machine), "no actor")
-    before, _ = change(machine)
+    before = change(machine)
     machine.kill()
     count = machine.kinds().count("start")
     machine.process = None
@@ -82,7 +88,7 @@ def test_a_daemon_started_after_a_crash_puts_back_what_was_left(machine: Host) -
 def test_restore_asks_a_living_daemon_and_leaves_it_paused(machine: Host) -> None:
     machine.start()
     until(lambda: actor_alive(machine), "no actor")
-    before, _ = change(machine)
+    before = change(machine)
     machine.command("restore")
     assert value() == before
     assert machine.status()["status"]["paused"]
@@ -92,7 +98,7 @@ def test_restore_asks_a_living_daemon_and_leaves_it_paused(machine: Host) -> Non
 def test_restore_kills_a_hung_daemon_first(machine: Host) -> None:
     machine.start()
     until(lambda: actor_alive(machine), "no actor")
-    before, _ = change(machine)
+    before = change(machine)
     assert machine.process is not None
     machine.process.send_signal(signal.SIGSTOP)
     done = machine.command("restore")
@@ -103,12 +109,13 @@ def test_restore_kills_a_hung_daemon_first(machine: Host) -> None:
 def test_an_admins_value_stays_and_is_reported(machine: Host) -> None:
     machine.start()
     until(lambda: actor_alive(machine), "no actor")
-    before, after = change(machine)
+    before = change(machine)
     theirs = before + 7
     subprocess.run([sys.executable, "-c", f"open('{FILE}', 'w').write('{theirs}')"], check=True)
     until(lambda: "foreign" in machine.kinds(), "the foreign write was not noticed")
     entry = machine.entry("foreign")
-    assert (entry.data["ours"], entry.data["found"]) == (after, theirs)
+    assert entry.data["ours"] in (before, before // 2) and entry.data["found"] == theirs
+    assert "python" in str(entry.data["writer"]) or "gone" in str(entry.data["writer"])
     machine.stop()
     assert value() == theirs
 
@@ -117,7 +124,7 @@ def test_a_dead_actor_costs_the_change_not_the_loop(tmp_path: Path) -> None:
     with host(tmp_path, lease="2s") as machine:
         machine.start()
         until(lambda: actor_alive(machine), "no actor")
-        before, _ = change(machine)
+        before = change(machine)
         pid = machine.status()["status"]["actor"]["pid"]
         os.kill(pid, signal.SIGKILL)
         until(lambda: "reverted" in machine.kinds(), "the lease did not end it")
@@ -131,7 +138,7 @@ def test_a_stopped_actor_is_silence(tmp_path: Path) -> None:
         until(lambda: actor_alive(machine), "no actor")
         pid = machine.status()["status"]["actor"]["pid"]
         os.kill(pid, signal.SIGSTOP)
-        before, _ = change(machine)
+        before = change(machine)
         until(lambda: "reverted" in machine.kinds(), "the lease did not end it")
         assert value() == before
 
@@ -209,7 +216,7 @@ def test_a_full_runtime_directory_stops_new_changes_not_reverts(tmp_path: Path, 
     with host(tmp_path) as machine:
         machine.start()
         until(lambda: actor_alive(machine), "no actor")
-        before, _ = change(machine)
+        before = change(machine)
         with pytest.raises(OSError, match="No space left"), (small_disk / "filler").open("wb") as filler:
             while True:
                 filler.write(b"x" * 1024)

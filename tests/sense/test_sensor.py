@@ -77,11 +77,12 @@ def test_only_wanted_files_are_read(tree: Tree) -> None:
 
 
 def test_absent_says_why(tree: Tree, tmp_path: Path) -> None:
-    with sensing(tree.root, cgroups=("gone",)) as sense:
+    with sensing(tree.root, cgroups=("/gone", "../etc")) as sense:
         why = sense.absent()
     assert "psi=1" in why["psi.memory.some"]
     assert "does not show pswpin" in why["vm.pswpin_per_s"]
     assert "no such cgroup" in why["cgroup.gone.psi.cpu.some"]
+    assert "not the path" in why["cgroup.../etc"]
     assert "cpu.busy" not in why and "disk.util" not in why
     with sensing(
         tmp_path / "empty", ("web",), frozenset({"cgroup.web.psi.io.full", "app.x", "psi.up"})

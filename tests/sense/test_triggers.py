@@ -29,7 +29,7 @@ def test_absent_psi_is_a_reason_and_not_an_error(tmp_path: Path) -> None:
     assert triggers == []
     assert len(reasons) == 6
     assert "psi=1" in reasons[0]
-    assert "no cgroup2 is mounted" in reasons[3]
+    assert "no cgroup2 file system is mounted" in reasons[3]
 
 
 def test_files_that_are_not_the_kernels_are_left_alone(tree: Tree) -> None:
@@ -45,7 +45,7 @@ def test_cgroups_are_bounded_in_number_and_in_place(tmp_path: Path) -> None:
         f"cgroup.c{n}: no trigger, only {MAX_CGROUPS} cgroups get one" for n in (MAX_CGROUPS, MAX_CGROUPS + 1)
     ]
     _, reasons = open_triggers(Path("/"), ["../../proc"])
-    assert [why for why in reasons if "not the path of a cgroup" in why]
+    assert [why for why in reasons if "not a pressure metric" in why]
 
 
 @pytest.mark.kernel
@@ -77,9 +77,28 @@ def test_real_pressure_wakes_the_poll(armed: list[Trigger]) -> None:
 
 
 @pytest.mark.kernel
+def test_a_rules_own_level_is_armed_a_little_above_it() -> None:
+    triggers, reasons = open_triggers(
+        Path("/"), levels={"psi.cpu.some": 0.4, "psi.io.full": 0.0, "psi.io.full.avg10": 1.0}
+    )
+    for trigger in triggers:
+        os.close(trigger.fd)
+    if not triggers:
+        pytest.skip("; ".join(reasons))
+    shares = {trigger.name: trigger.share for trigger in triggers}
+    assert shares == {
+        "psi.cpu.some": pytest.approx(0.42),
+        "psi.memory.some": 0.05,
+        "psi.io.some": 0.1,
+        "psi.io.full": 0.01,
+    }
+    assert reasons == ["psi.io.full.avg10: not a pressure metric that can wake us"]
+
+
+@pytest.mark.kernel
 def test_the_trigger_of_a_cgroup_says_when_it_is_gone(own_cgroup: Callable[[], Path]) -> None:
     group = own_cgroup()
-    triggers, reasons = open_triggers(Path("/"), [group.name])
+    triggers, reasons = open_triggers(Path("/"), [f"/{group.name}/"])
     mine = [trigger for trigger in triggers if trigger.name.startswith(f"cgroup.{group.name}.")]
     try:
         if len(mine) != 3:

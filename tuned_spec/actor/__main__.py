@@ -45,13 +45,9 @@ def _prctl(option: int, value: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="tuned_spec.actor", description="Judges changes; started by the daemon."
-    )
+    parser = argparse.ArgumentParser(prog="tuned_spec.actor", description="Judges changes.")
     parser.add_argument("--fd", type=int, required=True, help="the stream socket to the daemon, inherited")
-    parser.add_argument(
-        "--seed", type=int, help="draws the arms' order repeatably (default: the system's entropy)"
-    )
+    parser.add_argument("--seed", type=int, help="makes the arms' order repeatable")
     args = parser.parse_args()
     rng = random.Random(args.seed)  # None seeds from the system
     stats.bounds([1.0] * 8, 0.05)  # numpy loads parts of itself on first use: before the drop

@@ -9,14 +9,14 @@ from __future__ import annotations
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
 from tuned_spec.actor import channel
-from tuned_spec.model import Cancel, Case, FromActor, Measure, Measurement, Probe, ProbeAnswer, Verdict
+from tuned_spec.actor.trial import Flow
+from tuned_spec.model import Cancel, Case, FromActor, Measurement, ProbeAnswer, Verdict
 
-Flow = Generator[Measure | Probe, Measurement | ProbeAnswer, Verdict]
 Judge = Callable[[Case], Flow]
 
 

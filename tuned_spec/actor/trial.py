@@ -42,7 +42,9 @@ Flow = Generator[Asked, Answer, Verdict]
 
 HARM_ALPHA = 0.2  # evidence of harm: four pairs that all point the wrong way
 FUTILE_ALPHA = 0.1  # evidence that the effect is below min_effect
-TAIL_MARGIN = 0.5  # how much worse the worst of a window may get: it is noisy, and never the aim
+TAIL_MARGIN = (
+    1.0  # how much worse the tail may get unasked: it is noisy; a gamed p95 makes it ten times worse
+)
 GOOD_PAIRS = 8  # windows are shortened, down to the knob's own minimum, until this many pairs fit
 MOST_EMPTY = 6  # windows without a sample before the trial gives up
 MOST_FURTHER = 12  # pairs spent on looking for a still better value
@@ -52,7 +54,7 @@ LARGEST_RATIO = 1e3  # a share that falls to 0 has no logarithm
 
 # `p95_ms`, `latency.max_us`: head, statistic, unit.
 _STATISTIC = re.compile(r"(?P<head>.*?)(?P<stat>p\d+|max|mean|avg|median)(?P<unit>_(?:ns|us|ms|s))?")
-_LATENCY = re.compile(r".*(_ns|_us|_ms|_s|latency)")
+_LATENCY = re.compile(r".*(_ns|_us|_ms|(?<!_per)_s|latency)")
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,16 @@ class Watch:
         return log_gain(max(a, least), max(b, least), self.way)
 
     def _summary(self, samples: Sequence[float]) -> float | None:
-        usable = [s for s in samples if math.isfinite(s) and s >= 0]
-        if not usable:
+        if not (usable := _usable(samples)):
             return None
         if self.worst:
             return max(usable) if self.way is Way.DOWN else min(usable)
         return median(usable)
+
+
+def _usable(samples: Sequence[float]) -> list[float]:
+    """A ratio needs finite numbers that are not negative."""
+    return [s for s in samples if math.isfinite(s) and s >= 0]
 
 
 def log_gain(old: float, new: float, way: Way) -> float:
@@ -115,6 +121,7 @@ class Bench:
     rng: Random
     dwell_s: float
     left_s: float
+    note: str = ""  # what the lease did to the plan; said with every rejection
     seq: int = 0
     empty: int = 0
 
@@ -133,15 +140,17 @@ class Bench:
             for arm in order:
                 seen[arm] = yield from self.window(arm, writes if arm is Arm.C else ())
                 if seen[arm].error:
-                    return Pair(stop=f"arm {arm} could not be measured: {seen[arm].error}")
-            silent = sum(not seen[arm].samples.get(metric) for arm in order)
+                    return Pair(stop=f"arm {arm} could not be measured: {seen[arm].error[:300]}")
+            silent = sum(not _usable(seen[arm].samples.get(metric, ())) for arm in order)
             if not silent:
                 return Pair(seen[old].samples, seen[new].samples)
             self.empty += silent
             if self.empty >= MOST_EMPTY:
-                return Pair(stop=f"{metric} sent nothing in {self.empty} windows; is its program running?")
+                break
             self.dwell_s *= 2
-        return Pair(stop=f"{metric} sent nothing in {self.empty} windows" if self.empty else "no time left")
+        if self.empty:
+            return Pair(stop=f"{metric} sent nothing usable in {self.empty} windows; is its program running?")
+        return Pair(stop="the lease is nearly used up")
 
     def window(self, arm: Arm, writes: Writes) -> Generator[Asked, Answer, Measurement]:
         self.seq += 1
@@ -214,10 +223,10 @@ class Tally:
         """What these pairs allow to be said, with `more` pairs still to be had."""
         n, enough = len(self.seen), 1 / self.case.alpha
         states = {guard.name: self.guard_state(guard) for guard in self.guards}
-        if worse := [f"{name} {figures}" for name, (state, figures) in states.items() if state == "worse"]:
-            return Finding(VerdictKind.REJECT, f"guard worse: {'; '.join(worse)}; {self.figures()}")
         if stats.evidence_below(self.seen) >= 1 / HARM_ALPHA:
             return Finding(VerdictKind.REJECT, f"worse: {self.figures()}")
+        if worse := [f"{name} {figures}" for name, (state, figures) in states.items() if state == "worse"]:
+            return Finding(VerdictKind.REJECT, f"guard worse: {'; '.join(worse)}; {self.figures()}")
         if stats.evidence_below(self.seen, self.target) >= 1 / FUTILE_ALPHA:
             return Finding(VerdictKind.REJECT, f"less than {self._wanted()}: {self.figures()}")
         value = stats.evidence(self.seen)
@@ -227,9 +236,8 @@ class Tally:
             return Finding(VerdictKind.CONFIRM, f"better: {self.figures()}")
         silent = [guard.metric for guard in self.guards if not self.ratios.get(guard.name)]
         if silent and n >= stats.fewest_pairs(self.case.alpha):
-            return Finding(
-                VerdictKind.REJECT, f"guard unclear: no samples of {', '.join(silent)}; {self.figures()}"
-            )
+            what = f"guard unclear: no samples of {', '.join(silent)}"
+            return Finding(VerdictKind.REJECT, f"{what}; {self.figures()}")
         if more > 0 and value * stats.best_growth(more) >= enough:
             return Finding(None, "")
         if shown:
@@ -276,8 +284,11 @@ def judge(case: Case, rng: Random) -> Flow:
         beyond = Tally(case)
         second = yield from _compare(bench, beyond, (Arm.B, Arm.C), further, MOST_FURTHER)
         if second.kind is VerdictKind.CONFIRM:
-            text = f"{finding.reason}; {further[0].knob}={further[0].value} still better than that: {second.reason}"
+            value = f"{further[0].knob}={further[0].value}"
+            text = f"{finding.reason}; {value} against that {second.reason}"
             return tally.verdict(Finding(VerdictKind.OVERWRITE, text), further)
+    if finding.kind is VerdictKind.REJECT and bench.note:
+        finding = Finding(finding.kind, f"{finding.reason} ({bench.note})")
     return tally.verdict(finding)
 
 
@@ -301,12 +312,9 @@ def plan(case: Case, rng: Random) -> Bench | str:
         ratio_of(case.expect.min_effect, case.expect.way)
         floors = [_guard_watch(g.metric, g.better, g.margin).floor for g in case.guard]
     except ValueError:
-        return (
-            "min_effect or a guard's margin is a change of 100% or more downwards, which cannot be; lower it"
-        )
-    if not (
-        0 < case.alpha < 1 and case.settle_s >= 0 and case.dwell_s > 0 and all(map(math.isfinite, floors))
-    ):
+        return "min_effect or a guard's margin means 100% less or beyond, which cannot be; lower it"
+    sound = 0 < case.alpha < 1 and case.settle_s >= 0 and case.dwell_s > 0
+    if not sound or not all(map(math.isfinite, floors)):
         return f"alpha {case.alpha}, settle_s {case.settle_s}, dwell_s {case.dwell_s}: out of range"
     few = stats.fewest_pairs(case.alpha)
     if case.max_pairs < few:
@@ -315,14 +323,21 @@ def plan(case: Case, rng: Random) -> Bench | str:
     shortest = min(case.dwell_s, max((knob.dwell_s for knob in case.knobs), default=case.dwell_s))
     fitting = room / (2 * GOOD_PAIRS) - case.settle_s - TURN_S
     bench = Bench(case, rng, min(case.dwell_s, max(shortest, fitting)), room)
+    if not case.alternable:
+        return bench
+    need = math.ceil(GOOD_PAIRS * bench.pair_s() / LEASE_SHARE)
     if bench.pairs_left() < few:
-        need = math.ceil(GOOD_PAIRS * bench.pair_s() / LEASE_SHARE)
-        return f"lease_s {case.lease_s:g} holds {bench.pairs_left()} pairs of {bench.pair_s():.3g} s; set it to {need} or more"
+        pairs = f"{bench.pairs_left()} pairs of {bench.pair_s():.3g} s"
+        return f"lease_s {case.lease_s:g} holds {pairs} and {few} are the least; set it to {need} or more"
+    if bench.pairs_left() < GOOD_PAIRS:
+        bench.note = f"lease_s {case.lease_s:g} holds {bench.pairs_left()} pairs only; better {need} or more"
+    elif bench.dwell_s < case.dwell_s:
+        bench.note = f"windows were cut from {case.dwell_s:g} s to {bench.dwell_s:.3g} s to fit the lease"
     return bench
 
 
 def next_value(case: Case) -> Writes:
-    """One more value to try after `after` did well: as far again, or halfway back where that is not allowed."""
+    """One more value to try after `after` did well: as far again, or halfway back at its range's end."""
     if len(case.after) != 1 or len(case.knobs) != 1 or case.knobs[0].type is not KnobType.INT:
         return ()
     knob, new = case.knobs[0], case.after[0]
@@ -330,14 +345,12 @@ def next_value(case: Case) -> Writes:
     allowed = next((a for a in case.allowed if a.knob == new.knob), None)
     if not isinstance(old, int) or not isinstance(new.value, int) or allowed is None:
         return ()
-    lows = [x for x in (knob.low, allowed.low) if x is not None]
-    highs = [x for x in (knob.high, allowed.high) if x is not None]
-    for value in (2 * new.value - old, (old + new.value) // 2):
-        bounded = min(max(value, *lows, value), *highs, value) if lows or highs else value
-        bounded -= bounded % knob.quantum
-        within = all(bounded >= x for x in lows)
-        if within and bounded not in (old, new.value):
-            return (Write(new.knob, bounded),)
+    low = max((x for x in (knob.low, allowed.low) if x is not None), default=-math.inf)
+    high = min((x for x in (knob.high, allowed.high) if x is not None), default=math.inf)
+    for value in (min(max(2 * new.value - old, low), high), (old + new.value) // 2):
+        rounded = int(value) // knob.quantum * knob.quantum
+        if low <= rounded and rounded not in (old, new.value):
+            return (Write(new.knob, rounded),)
     return ()
 
 
@@ -351,21 +364,21 @@ def _before_after(bench: Bench) -> Flow:
     history = case.history.get(expect.metric, ())
     before = history[: len(history) - math.ceil(len(history) / 3)]
     after: list[float] = []
-    for _ in range(MOST_EMPTY // 2):
+    for _ in range(3):
         answer = yield from bench.window(Arm.B, ())
         if answer.error:
-            return Verdict(case.id, VerdictKind.REJECT, f"arm B could not be measured: {answer.error}")
+            return Verdict(case.id, VerdictKind.REJECT, f"arm B could not be measured: {answer.error[:300]}")
         after += answer.samples.get(expect.metric, ())
     ratio = Watch(expect.metric, expect.metric, expect.way, 0.0).ratio(before, after)
+    counts = f"{len(before)} samples before, {len(after)} after"
     if ratio is None:
-        missing = f"{len(before)} samples before, {len(after)} after"
         return Verdict(
-            case.id, VerdictKind.REJECT, f"arms cannot be alternated, and {expect.metric}: {missing}"
+            case.id, VerdictKind.REJECT, f"arms cannot be alternated; {expect.metric} has {counts}"
         )
     effect = effect_of(ratio, expect.way)
     reason = (
         f"arms cannot be alternated; before and after only: {expect.metric} {_percent(effect)} "
-        f"({len(before)} samples before, {len(after)} after), which a change of load explains as well; "
+        f"({counts}), which a change of load explains as well; "
         "to keep it, set the knob yourself (sysctl.d)"
     )
     return Verdict(case.id, VerdictKind.REJECT, reason, effect=effect, claim="before_after", confidence=0.5)

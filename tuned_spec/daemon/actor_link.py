@@ -12,11 +12,11 @@ import socket
 import subprocess
 import sys
 
-from tuned_spec.actor.channel import Decoder, encode
+from tuned_spec.actor.channel import encode, from_actor
 from tuned_spec.errors import ProtocolError
-from tuned_spec.model import FromActor, Hello, Measure, Probe, ToActor, Verdict
+from tuned_spec.model import Hello, Measure, Probe, ToActor, Verdict
 
-READ_AT_ONCE = 64 * 1024  # bytes a wake-up, so that a flood cannot hold the loop
+READ_AT_ONCE = 64 * 1024  # bytes read a wake-up, so that a flood cannot hold the loop
 MESSAGES_A_SECOND = 200  # a trial needs about three
 UNSENT_LIMIT = 4 * 1024 * 1024  # an actor that reads nothing is as good as dead
 RESTART_S = (0.2, 1.0, 5.0, 30.0)  # the wait before each start in a row; then always the last
@@ -42,7 +42,7 @@ class ActorLink:
         self._failures = 0
         self._started = 0.0
         self._unsent = bytearray()
-        self._decoder = Decoder(FromActor, READ_AT_ONCE)
+        self._decoder = from_actor()
         self._second = (0, 0)
 
     def start(self, t: float) -> None:
@@ -60,7 +60,7 @@ class ActorLink:
         self.ready, self.restarts = False, self.restarts + 1
         self.start_at, self._started = None, t
         self._unsent.clear()
-        self._decoder = Decoder(FromActor, READ_AT_ONCE)
+        self._decoder = from_actor()
 
     @property
     def pid(self) -> int | None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import pwd
 import select
-import shutil
 import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import assert_never
+
+import msgspec
 
 from tuned_spec import __version__, engine, paths
 from tuned_spec.daemon.actor_link import ActorLink
@@ -53,11 +55,10 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.errors import JournalError, KnobError, UsageError
 from tuned_spec.knobs.catalogue import load as load_catalogue
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.files import adapters, narrowed
 from tuned_spec.knobs.watch import Watch
-from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import History
-from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import (
     Hello,
@@ -67,15 +68,18 @@ from tuned_spec.model import (
     ProbeAnswer,
     Record,
     Refusal,
+    ToActor,
 )
 from tuned_spec.policy.load import load as load_policy
 from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import known
-from tuned_spec.sense.sense import Sense, pace
-from tuned_spec.sense.triggers import open_triggers
+from tuned_spec.sense.sensor import Sense, pace
+from tuned_spec.sense.triggers import Trigger, open_triggers
 from tuned_spec.speculate.rules import RulesMemory, inert
 
 LONGEST_WAIT_S = 5.0
+
+replace = msgspec.structs.replace
 
 
 def clock() -> float:
@@ -90,7 +94,7 @@ def serve(options: Options) -> int:
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{directory}: cannot be made ({error.strerror}); name another place") from error
-    lock = repair.take_lock(options.runtime_dir)
+    lock = take_lock(options.runtime_dir)
     try:
         daemon = Daemon(options)
         try:
@@ -106,7 +110,8 @@ class Daemon:
         self.options, self.started = options, clock()
         self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         self.log = Log()
-        catalogue = load_catalogue()
+        access = adapters(options.root)
+        catalogue = narrowed(load_catalogue(), access)
         loaded = load_policy(
             options.policies,
             shipped=paths.shipped_policies(),
@@ -121,8 +126,7 @@ class Daemon:
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
         self.journal = Journal(options.runtime_dir, self.boot_id)
-        self.ledger = Ledger(catalogue, adapters(options.root), self.journal)
-        shutil.copyfile(repair.__file__, options.runtime_dir / paths.REPAIR)
+        self.ledger = Ledger(catalogue, access, self.journal, clock)
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
         self.inert = inert(policy.rules, self.sense.absent())
         self.gauges = GaugeSocket(
@@ -133,9 +137,10 @@ class Daemon:
         self.triggers, reasons = open_triggers(options.root, policy.cgroups)
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
-        self.managed = {a.knob for r in policy.rules for a in r.do if a.knob in catalogue}
-        self.watch = Watch({self.ledger.path(k): k for k in self.managed})
-        self.writers: dict[str, str] = {}
+        knobs = [catalogue[action.knob] for rule in policy.rules for action in rule.do]
+        self.knob_at = {access[knob.adapter].path(knob): knob.id for knob in knobs}
+        self.watch = Watch(path for path in self.knob_at if path.exists())
+        self.writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
         self.next_tick = self.next_journal_check = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
@@ -159,9 +164,10 @@ class Daemon:
         self.on(self.control.listener.fileno(), select.EPOLLIN, self.accept_client)
         self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
         for trigger in self.triggers:
-            self.on(trigger.fd, select.EPOLLPRI, self.pressure)
-        if self.watch.fileno() >= 0:
-            self.on(self.watch.fileno(), select.EPOLLIN, self.foreign_hand)
+            self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
+        watch = self.watch.fileno()
+        if watch is not None:
+            self.on(watch, select.EPOLLIN, self.foreign_hand)
         signal.set_wakeup_fd(self.wake_write.fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
@@ -219,7 +225,8 @@ class Daemon:
         observation = self.sense.observe(t)
         self.tick_s = pace(observation)
         self.next_tick = t + self.tick_s
-        self.look_for_foreign_writes()
+        for event in self.foreign():
+            self.dispatch(event)
         self.dispatch(Observed(observation.t, observation.values))
         for client in self.control.silent(t):
             self.drop_client(client)
@@ -242,23 +249,24 @@ class Daemon:
         for sample in samples:
             self.dispatch(Observed(t, {sample.name: sample.value}, host=False))
 
-    def pressure(self, mask: int) -> None:
+    def pressure(self, trigger: Trigger, mask: int) -> None:
         if mask & select.EPOLLERR:  # its cgroup is gone
-            for trigger in [t for t in self.triggers if t.gone()]:
-                self.off(trigger.fd)
-                self.triggers.remove(trigger)
+            self.off(trigger.fd)
+            os.close(trigger.fd)
+            self.triggers.remove(trigger)
         self.next_tick = clock()
 
     def foreign_hand(self, _mask: int) -> None:
-        for seen in self.watch.read():
-            self.writers[seen.knob] = f"{seen.comm}[{seen.pid}]"
-        self.look_for_foreign_writes()
+        for event in self.foreign():
+            self.dispatch(event)
 
-    def look_for_foreign_writes(self) -> None:
+    def foreign(self) -> tuple[ForeignFound, ...]:
+        """Compare every knob of ours with the kernel; whoever wrote one is named if the watch saw it."""
+        for seen in self.watch.read():
+            self.writers[self.knob_at[seen.path]] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
         found = self.ledger.audit()
-        if found:
-            named = tuple(type(w)(w.knob, w.ours, w.found, self.writers.get(w.knob, w.writer)) for w in found)
-            self.dispatch(ForeignFound(clock(), named))
+        named = tuple(replace(w, writer=self.writers.get(w.knob, w.writer)) for w in found)
+        return (ForeignFound(clock(), named),) if named else ()
 
     def read_signals(self, _mask: int) -> None:
         for number in self.wake_read.recv(64):
@@ -363,7 +371,7 @@ class Daemon:
             },
             "inert": [{"rule": rule, "reason": reason} for rule, reason in self.inert],
             "rejected_samples": self.gauges.rejected,
-            "writer_watch": self.watch.reason or "fanotify",
+            "writer_watch": self.watch.why or "fanotify",
             "journal_ok": self.state.journal_ok,
             "tick_s": self.tick_s,
         }
@@ -376,14 +384,12 @@ class Daemon:
         while waiting:
             self.state, commands = engine.step(self.state, waiting.popleft())
             for command in commands:
-                result = self.execute(command)
-                if result:
-                    waiting.append(result)
+                waiting.extend(self.execute(command))
 
-    def execute(self, command: Command) -> Event | None:
+    def execute(self, command: Command) -> tuple[Event, ...]:
         match command:
             case Look():
-                return self.look(command)
+                return (self.look(command),)
             case Apply():
                 return self.apply(command)
             case Revert():
@@ -391,13 +397,13 @@ class Daemon:
             case RevertAll():
                 return self.revert_all(command)
             case Hold():
-                self.ledger.hold(command.trial)
+                return self.hold(command)
             case TakeUp():
                 for knob in command.knobs:
                     self.ledger.release(knob)
             case SenseNow():
                 observation = self.sense.observe(clock())
-                return Observed(observation.t, observation.values)
+                return (Observed(observation.t, observation.values),)
             case Ask():
                 probe = command.probe
                 error = f"{probe.name}: no such probe"
@@ -408,7 +414,7 @@ class Daemon:
                 self.record(command.record)
             case _:
                 assert_never(command)
-        return None
+        return ()
 
     def look(self, command: Look) -> Looked:
         live = {}
@@ -427,35 +433,50 @@ class Daemon:
                 pass  # not here: whoever needs it says so
         return Looked(clock(), command.rule, live)
 
-    def apply(self, command: Apply) -> Event:
+    def apply(self, command: Apply) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        if {w.knob for event in foreign for w in event.writes} & {w.knob for w in command.writes}:
+            return foreign
         try:
             done = self.ledger.apply(command.trial, command.rule, command.writes)
         except KnobError as error:
-            return ApplyFailed(clock(), command.trial, error.knob, error.code, str(error))
+            failed = ApplyFailed(clock(), command.trial, error.knob, error.code, str(error))
+            return (*foreign, failed)
         except JournalError as error:
-            self.journal_failed(error)
-            return ApplyFailed(clock(), command.trial, command.writes[0].knob, 0, str(error))
-        return Applied(clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
+            failed = ApplyFailed(clock(), command.trial, command.writes[0].knob, 0, str(error))
+            return (*foreign, JournalChanged(clock(), False, str(error)), failed)
+        applied = Applied(clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
+        return (*foreign, applied)
 
-    def revert(self, command: Revert) -> Reverted:
+    def hold(self, command: Hold) -> tuple[Event, ...]:
+        try:
+            self.ledger.hold(command.trial)
+        except JournalError as error:
+            # The value stays, as provisional as before: whatever ends this process takes it back.
+            return (JournalChanged(clock(), False, str(error)),)
+        return ()
+
+    def revert(self, command: Revert) -> tuple[Event, ...]:
+        foreign = self.foreign()
         outcomes = self.ledger.restore(command.restore) if command.restore else ()
         if command.hold:
             try:
-                self.ledger.apply(command.held_by, command.rule, command.hold)
-                self.ledger.hold(command.held_by)
+                self.ledger.apply(command.trial, command.rule, command.hold)
+                self.ledger.hold(command.trial)
             except (KnobError, JournalError):
                 # What was confirmed cannot be had again: the original is the next best, and always safe.
                 outcomes += self.ledger.restore(tuple(w.knob for w in command.hold))
-        return Reverted(clock(), command.trial, outcomes, command.why)
+        return (*foreign, Reverted(clock(), command.trial, outcomes, command.why))
 
-    reverted_now: tuple[Outcome, ...] = ()
+    reverted_now: tuple[Outcome, ...] = ()  # what the last RevertAll came to
 
-    def revert_all(self, command: RevertAll) -> Reverted:
+    def revert_all(self, command: RevertAll) -> tuple[Event, ...]:
+        foreign = self.foreign()
         self.reverted_now = self.ledger.restore(command.knobs or None)
-        return Reverted(clock(), "", self.reverted_now, command.why)
+        return (*foreign, Reverted(clock(), "", self.reverted_now, command.why))
 
-    def tell(self, message: object) -> None:
-        trouble = self.actor.tell(message)  # type: ignore[arg-type]
+    def tell(self, message: ToActor) -> None:
+        trouble = self.actor.tell(message)
         if trouble or self.actor.wants_to_write:
             self.mind_actor(trouble)
 
@@ -465,13 +486,10 @@ class Daemon:
 
     # ------------------------------------------------------------------------ journal, ends
 
-    def journal_failed(self, error: JournalError) -> None:
-        if self.state.journal_ok:
-            self.dispatch(JournalChanged(clock(), False, str(error)))
-
     def try_journal(self) -> None:
+        """Is it back? Its own rows, written once more, tell."""
         try:
-            self.journal.check()
+            self.journal.settle(self.ledger.rows())
         except JournalError:
             return
         self.dispatch(JournalChanged(clock(), True, "the journal can be written again"))
@@ -499,7 +517,7 @@ class Daemon:
         self.gauges.close()
         self.watch.close()
         for trigger in self.triggers:
-            trigger.close()
+            os.close(trigger.fd)
         self.sense.close()
         self.epoll.close()
         self.wake_read.close()

@@ -164,7 +164,6 @@ class Revert(Frozen, frozen=True):
     trial: str
     restore: tuple[str, ...]
     hold: Writes
-    held_by: str  # the trial that confirmed `hold`
     rule: str
     why: str
 

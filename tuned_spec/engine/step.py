@@ -68,7 +68,6 @@ from tuned_spec.model import (
 from tuned_spec.speculate import rules as speculator
 
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
-HOST_DWELL_S = 3.0  # a window judged by the host's own figures needs a few ticks
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
 
@@ -284,7 +283,6 @@ class Turn:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
         originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
-        app_only = all(name.startswith("app.") for name in trial.metrics)
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -299,8 +297,8 @@ class Turn:
             allowed=tuple(
                 envelope.allowed(k, envelope.limit_of(setup.policy, k.id), originals[k.id]) for k in knobs
             ),
-            settle_s=max(k.settle_s for k in knobs),
-            dwell_s=max(max(k.dwell_s for k in knobs), 0.0 if app_only else HOST_DWELL_S),
+            settle_s=guess.settle_s,
+            dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
             fresh_instances=any(k.effect not in (Effect.AT_ONCE, Effect.SLOWLY) for k in knobs),
             lease_s=trial.deadline - self.t,
@@ -315,19 +313,20 @@ class Turn:
         trial = self.state.trials.get(event.trial)
         if trial is None:
             return
-        originals = {w.knob: w.value for w in event.before}
+        # A partner that the change zeroed is among what it replaced, and goes back with it.
+        originals = {w.knob: w.value for w in (*event.before, *trial.before)}
         self.state = replace(self.state, originals={**originals, **self.state.originals})
         match trial.phase:
             case Phase.APPLYING:
                 self.note(
                     "applied",
                     trial,
-                    before=event.before,
+                    before=trial.before,
                     after=event.after,
                     rounded=event.rounded,
                     seconds=event.seconds,
                 )
-                trial = replace(trial, phase=Phase.JUDGING, before=event.before, after=event.after)
+                trial = replace(trial, phase=Phase.JUDGING, after=event.after)
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
                 if trial.window is None:  # lossless: back on A after a window, or between cases
@@ -372,10 +371,9 @@ class Turn:
     def send_revert(self, trial: Trial) -> None:
         knobs = [k for k in trial.knobs if k not in self.state.foreign]
         held = {k: self.state.held[k] for k in knobs if k in self.state.held}
-        by = next((h.trial for h in held.values()), "")
         restore = tuple(k for k in knobs if k not in held)
         back = tuple(w for w in trial.before if w.knob in held)
-        self.do(Revert(trial.id, restore, back, by, trial.proposal.rule, trial.why))
+        self.do(Revert(trial.id, restore, back, trial.proposal.rule, trial.why))
 
     def reverted(self, event: Reverted) -> None:
         gone = {o.knob for o in event.outcomes if o.status in ("restored", "unchanged", "void")}

@@ -13,10 +13,9 @@ is then put back with the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
-from typing import Protocol
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
+from tuned_spec.knobs.files import Adapter
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
@@ -33,28 +32,6 @@ from tuned_spec.model import (
     Write,
     Writes,
 )
-
-
-class Available(Protocol):
-    @property
-    def present(self) -> bool: ...
-    @property
-    def writable(self) -> bool: ...
-    @property
-    def why(self) -> str: ...
-
-
-class Adapter(Protocol):
-    """What the ledger needs of one kind of knob (knobs/files.py)."""
-
-    def path(self, knob: Knob) -> Path: ...
-    def probe(self, knob: Knob) -> Available: ...
-    def read_text(self, knob: Knob) -> str: ...
-    def parse(self, knob: Knob, text: str) -> Value: ...
-    def format(self, knob: Knob, value: Value) -> str: ...
-    def canonical(self, knob: Knob, value: Value) -> Value: ...
-    def identity(self, knob: Knob) -> str: ...
-    def write(self, receipt: Receipt, knob: Knob) -> None: ...
 
 
 class Applied(Frozen, frozen=True):

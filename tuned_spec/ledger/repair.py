@@ -121,7 +121,7 @@ def shown(kind: str, text: str) -> str:
     if kind == "choice" and "[" in text:
         return text[text.index("[") + 1 : text.index("]")]
     if kind == "bool":
-        return {"Y": "1", "y": "1", "N": "0", "n": "0"}.get(text, text)
+        return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     return text
 
 
@@ -136,7 +136,8 @@ def read(row: Row) -> str:
 def write(row: Row, text: str) -> None:
     fd = os.open(row.path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
-        os.write(fd, text.encode())
+        if os.write(fd, data := text.encode()) != len(data):
+            raise OSError(errno.EIO, f"the kernel took a part of {text!r}")
     finally:
         os.close(fd)
 

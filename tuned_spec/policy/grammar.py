@@ -123,8 +123,10 @@ def _value(knob: Knob, field: int | None, words: list[str], page_size: int) -> V
             if words[0] not in _SWITCH:
                 raise Misfit(f"{words[0][:60]!a} is not a switch", "write on or off")
             return _SWITCH[words[0]]
-        case _:
+        case KnobType.INT | KnobType.INTS:
             return number(knob, words[0], page_size)
+        case _:
+            raise Misfit(f"a knob of type {knob.type} is not for rules", "delete the line")
 
 
 def number(knob: Knob, text: str, page_size: int) -> int:
@@ -142,7 +144,7 @@ def span(low: int | None, high: int | None) -> str:
 
 
 def choice(knob: Knob, word: str) -> str:
-    if word not in knob.choices:
+    if knob.choices and word not in knob.choices:  # none named: the kernel alone knows them
         raise Misfit(
             f"{word[:60]!a} is not a choice of {knob.id}", f"choose one of {', '.join(knob.choices)}"
         )

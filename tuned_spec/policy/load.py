@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 import msgspec
 
+from tuned_spec import windows
 from tuned_spec.errors import PolicyError, Problem
 from tuned_spec.model import (
     Action,
@@ -41,12 +43,12 @@ from tuned_spec.policy.units import Misfit
 BUILT_IN = "built in"
 MAX_PROBLEMS = 100  # of one file: the rest is most likely the same mistake
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
-APP_METRIC = r"app\.[A-Za-z0-9_][A-Za-z0-9_.-]*"
+APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
 
 TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules")
 RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
-RULE_OPTIONAL = ("guard", "cooldown", "lease", "confidence")
+RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence")
 LIMIT = ("range", "choices", "step", "bound", "cooldown")
 METRIC = ("owner", "stale")
 
@@ -292,7 +294,7 @@ class _Merge:
             if (text := self.text(item, f"cgroups[{number}]")) is None:
                 continue
             path = text.strip("/")
-            if not path or ".." in path.split("/") or not path.isprintable() or " " in path:
+            if {"", ".", ".."} & set(path.split("/")) or not path.isprintable() or " " in path:
                 what = f"{shown(text)} is not a path below the cgroup root"
                 self.problem(
                     item.line, f"cgroups[{number}]", what, "write it like system.slice/nginx.service"
@@ -386,7 +388,7 @@ class _Merge:
             if field == "choices":
                 change = {"choices": tuple(grammar.choice(knob, word) for word in given)}
             elif len(given) != 2:
-                raise Misfit(f"{len(given)} values", "a range is [low, high]")
+                raise Misfit("is not two values", "a range is [low, high]")
             else:
                 low, high = (self.narrower(knob, word) for word in given)
                 if low > high:
@@ -472,7 +474,9 @@ class _Merge:
         do = self.read_do(parts["do"], f"{key}.do") if "do" in parts else ()
         expect = self.one(parts, key, "expect", grammar.expect)
         cooldown_s = self.one(parts, key, "cooldown", units.seconds)
-        lease_s = self.one(parts, key, "lease", _lease)
+        settle_s = self.one(parts, key, "settle", units.seconds)
+        dwell_s = self.one(parts, key, "dwell", _some_time)
+        lease_s = self.one(parts, key, "lease", _some_time)
         confidence = self.one(parts, key, "confidence", _confidence)
         if self.left < before or expect is None:
             return
@@ -487,7 +491,13 @@ class _Merge:
             origin=f"{self.file}:{table.line}",
         )
         self.rule_places[rule.id] = (self.file, table.line)
-        given = {"cooldown_s": cooldown_s, "lease_s": lease_s, "confidence": confidence}
+        given = {
+            "cooldown_s": cooldown_s,
+            "settle_s": settle_s,
+            "dwell_s": dwell_s,
+            "lease_s": lease_s,
+            "confidence": confidence,
+        }
         self.rules[rule.id] = msgspec.structs.replace(
             rule, **{name: value for name, value in given.items() if value is not None}
         )
@@ -589,6 +599,7 @@ class _Merge:
                 self.far(*self.places[key], key, what, "create it, or name another in a drop-in")
         for rule in self.rules.values():
             self.check_metrics(rule)
+            self.check_lease(rule)
         self.check_apart()
         if "mode" not in self.places:
             self.texts["mode"] = str(self.mode)
@@ -631,6 +642,20 @@ class _Merge:
                 hint = _near(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
                 self.far(*self.places[key], key, f"unknown metric {shown(metric)}", hint)
 
+    def check_lease(self, rule: Rule) -> None:
+        """A lease that holds too few pairs of windows could only ever run out."""
+        if rule.lease_s is None or not rule.do:
+            return
+        timing = windows.of(rule, self.catalogue)
+        if timing.pairs < windows.LEAST_PAIRS:
+            need = math.ceil(timing.lease_for(windows.LEAST_PAIRS))
+            what = (
+                f"holds {timing.pairs} pairs of windows of {timing.pair_s:.3g} s; "
+                f"a verdict takes {windows.LEAST_PAIRS} at least"
+            )
+            key = f"rules.{rule.id}.lease"
+            self.far(*self.places[key], key, what, f"leave it out, or write {need}s or more")
+
     def check_apart(self) -> None:
         """Coupled knobs in different rules would undo each other behind the judge's back."""
         writers: dict[str, list[str]] = {}
@@ -653,10 +678,10 @@ def _names(condition: Condition) -> list[str]:
     return [condition.metric, *rest]
 
 
-def _lease(text: str) -> float:
-    if (lease := units.seconds(text)) == 0:
-        raise Misfit("leaves no time to judge", "write a lease like 2m")
-    return lease
+def _some_time(text: str) -> float:
+    if (seconds := units.seconds(text)) == 0:
+        raise Misfit("leaves no time to judge", "write a time like 2s or 5m")
+    return seconds
 
 
 def _confidence(text: str) -> float:

@@ -44,6 +44,7 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     "us": ("time", Fraction(1, 10**6)),
     "ms": ("time", Fraction(1, 1000)),
     "centisecs": ("time", Fraction(1, 100)),
+    "1/100 s": ("time", Fraction(1, 100)),
     "s": ("time", Fraction(1)),
     "minutes": ("time", Fraction(60)),
     "percent": ("share", Fraction(1, 100)),

@@ -29,8 +29,10 @@ class Sense:
 
     def __init__(self, root: Path, cgroups: Sequence[str] = (), wanted: frozenset[str] | None = None) -> None:
         table = dict(metrics.METRICS)
-        for path in (*cgroups, *metrics.cgroups_in(wanted or ())):
-            table |= metrics.of_cgroup(metrics.cgroup_path(path) or path)
+        named = (*cgroups, *metrics.cgroups_in(wanted or ()))
+        for path in filter(None, map(metrics.cgroup_path, named)):
+            table |= metrics.of_cgroup(path)
+        self._refused = [path for path in named if metrics.cgroup_path(path) is None]
         self._wanted = frozenset(table) if wanted is None else wanted
         sources = {table[name].source for name in self._wanted if name in table} | _ALWAYS
         self._table = {name: metric for name, metric in table.items() if metric.source in sources}
@@ -60,7 +62,9 @@ class Sense:
         """Wanted metric -> why this host cannot deliver it now. Reads the files afresh."""
         sources = self._read(self._old.t if self._old else float("-inf")).sources
         whys = {source.name: source.why for source in self._sources}
-        reasons = {}
+        reasons = {
+            f"cgroup.{path}": "not the path of a cgroup below the root of cgroup2" for path in self._refused
+        }
         for name in sorted(self._wanted):
             metric = self._table.get(name) or metrics.find(name)
             if metric is None:

@@ -17,6 +17,7 @@ from typing import assert_never
 
 import msgspec
 
+from tuned_spec import windows
 from tuned_spec.errors import KnobError
 from tuned_spec.model import (
     Action,
@@ -221,6 +222,7 @@ def propose(
     writes = tuple(Write(name, value) for name, value in values.items() if value != before[name])
     if not writes:
         return stuck[0] if stuck else Refusal("no_change", "", "the rule does nothing")
+    timing = windows.of(rule, catalogue)
     return Proposal(
         rule=rule.id,
         writes=writes,
@@ -228,7 +230,9 @@ def propose(
         seen={name: seen[name] for name in metrics(rule) if name in seen},
         expect=rule.expect,
         guard=rule.guard,
-        lease_s=rule.lease_s,
+        settle_s=timing.settle_s,
+        dwell_s=timing.dwell_s,
+        lease_s=timing.lease_s,
         cooldown_s=rule.cooldown_s,
         confidence=rule.confidence,
     )
@@ -280,17 +284,16 @@ def _wanted(
 
 
 def _word(word: str, live: str, knob: Knob, limit: Limit) -> Value | Refusal:
-    allowed = [choice for choice in knob.choices if not limit.choices or choice in limit.choices]
-    if word not in allowed:
-        return Refusal("not_a_choice", knob.id, f"{word} is not among {', '.join(allowed)}")
+    for allowed in (knob.choices, limit.choices):  # none named: the kernel alone knows them
+        if allowed and word not in allowed:
+            return Refusal("not_a_choice", knob.id, f"{word} is not among {', '.join(allowed)}")
     return Refusal("no_change", knob.id, f"is {live} already") if word == live else word
 
 
 def _room(live: int, original: int, knob: Knob, limit: Limit) -> _Span:
     """Catalogue, limit, bound and step together."""
     room = _Span(knob.low, knob.high) & _Span(limit.low, limit.high)
-    if limit.bound_ratio is not None:
-        # A knob that was 0 has no bound but 0: such a one is bounded by `range`.
+    if limit.bound_ratio is not None and original > 0:  # from 0 no ratio can be taken: the range bounds it
         room &= _around(original, limit.bound_ratio, None)
     if limit.step_ratio is not None or limit.step_abs is not None:
         room &= _around(live, limit.step_ratio, limit.step_abs)
@@ -300,7 +303,7 @@ def _room(live: int, original: int, knob: Knob, limit: Limit) -> _Span:
 def _around(centre: int, ratio: float | None, distance: int | None) -> _Span:
     """At most `ratio` times or `distance` away; where both are given the wider one counts."""
     ends = [Fraction(centre)]
-    if ratio is not None:
+    if ratio is not None and centre > 0:
         ends += [centre / _exact(ratio), centre * _exact(ratio)]
     if distance is not None:
         ends += [Fraction(centre - distance), Fraction(centre + distance)]
