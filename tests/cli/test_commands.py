@@ -184,8 +184,8 @@ rules:
     reason: a test
     source: none
     when: [psi.memory.some > 10% clear 5%]
-    do: [{knob: vm.dirty_ratio, multiply: 0.5}]
-    expect: {metric: app.p95_ms, falls: 5%}
+    do: {vm.dirty_ratio: multiply 0.5}
+    expect: app.p95_ms falls by 5%
 """
 
 

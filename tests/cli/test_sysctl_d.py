@@ -26,7 +26,7 @@ def owner(root: Path, files: Files, target: str = SWAP) -> tuple[str, int, str |
         else:
             path.write_text(text)
     found = Owners(root).of(knob(target))
-    return found and (str(Path(found.file).relative_to(root)), found.line, found.text)
+    return (str(Path(found.file).relative_to(root)), found.line, found.text) if found else None
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def main(args: argparse.Namespace) -> int:
 def demand_known(names: list[str]) -> None:
     """A mistyped name must not pass for "nothing to restore"; a broken catalogue must not stop a repair."""
     try:
-        from tuned_spec.cli.catalogue import load, unknown
+        from tuned_spec.cli.catalogue import unknown
+        from tuned_spec.knobs.catalogue import load
 
         known = load()
     except (CatalogueError, ImportError):
