@@ -1,6 +1,6 @@
 """A page that shows metrics over time with every change marked: one self-contained HTML file.
 
-Owns the drawing: inline SVG, light and dark, standard library only, nothing loaded from anywhere. Takes plain
+Owns the drawing: inline SVG, light and dark, no drawing library, nothing loaded from anywhere. Takes plain
 data (`Picture`) and must not know where it is from: no clock, no file, no daemon. Whatever the names and
 labels contain is text, never markup.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import pairwise
+
+from msgspec import structs
 
 from tuned_spec.model import Frozen, Way
 
@@ -182,7 +184,7 @@ def _window(window: Window, x: Callable[[float], float], top: float, bottom: flo
     label = ""
     if right - left > _width(window.label) + 2:
         middle = (left + right) / 2
-        label = f'<text class="arm" x="{middle:.1f}" y="{bottom - 6:.1f}">{_text(window.label)}</text>'
+        label = f'<text class="arm" x="{middle:.1f}" y="{top + 13:.1f}">{_text(window.label)}</text>'
     return (
         f'<rect class="window {tone}" x="{left:.1f}" width="{right - left:.1f}" y="{top:.1f}" '
         f'height="{bottom - top:.1f}"><title>{_text(window.label)}</title></rect>{label}'
@@ -194,38 +196,43 @@ def _is_drawable(window: Window) -> bool:
 
 
 class _Label(Frozen, frozen=True):
-    """Where one event's label goes: `at` is its line, the text starts at `left`; lane None is no text."""
+    """Where one event's label goes: its line is at `at`, its text starts at `left`; lane None is no text."""
 
     event: Event
     at: float
     left: float
-    width: float
-    lane: int | None
+    right: float
+    lane: int | None = None
+
+    def meets(self, other: _Label) -> bool:
+        """Would they touch in one row? Its line belongs to a label."""
+        gap = 6.0
+        return (
+            min(self.left, self.at) < max(other.right, other.at) + gap
+            and min(other.left, other.at) < max(self.right, self.at) + gap
+        )
 
 
 def _lay_out(events: Sequence[Event], start: float, end: float) -> tuple[list[_Label], int]:
-    """A row for each label so that no two overlap and no line runs through the text of an earlier one.
+    """A row for each label so that no two texts touch, and how many rows that takes.
 
-    Texts go to the right of their line. Taken from right to left, each gets the lowest row above all that
-    begin or stand inside its stretch.
+    A text goes to the right of its line, or to the left where the picture ends. Each gets the lowest row
+    above all that it would touch; in this order no line runs through a text on its own side either.
     """
-    placed: list[_Label] = []
-    shown = sorted((e for e in events if math.isfinite(e.t)), key=lambda event: event.t)
-    for event in reversed(shown):
+    rightward, leftward = [], []
+    for event in sorted((e for e in events if math.isfinite(e.t)), key=lambda event: event.t):
         at = LEFT + (event.t - start) / (end - start) * (RIGHT - LEFT)
-        width = _width(_short(event.label)) + 10
-        left = max(LEFT, min(at, RIGHT - width))
-        below = [
-            other.lane
-            for other in placed
-            if other.lane is not None
-            and min(other.left, other.at) < left + width + 6
-            and left < other.left + other.width
-        ]
-        lane = max(below, default=-1) + 1
-        placed.append(_Label(event, at, left, width, lane if lane < LANES else None))
-    lanes = max((label.lane for label in placed if label.lane is not None), default=-1) + 1
-    return placed[::-1], lanes
+        width = _width(_short(event.label))
+        if at + 6 + width <= RIGHT:
+            rightward.append(_Label(event, at, at + 6, at + 6 + width))
+        else:
+            left = max(LEFT, at - 6 - width)
+            leftward.append(_Label(event, at, left, left + width))
+    placed: list[_Label] = []
+    for label in (*leftward, *reversed(rightward)):
+        lane = 1 + max((o.lane for o in placed if o.lane is not None and o.meets(label)), default=-1)
+        placed.append(structs.replace(label, lane=lane if lane < LANES else None))
+    return placed, 1 + max((label.lane for label in placed if label.lane is not None), default=-1)
 
 
 def _events(labels: Sequence[_Label], top: float, bottom: float) -> Iterator[str]:
@@ -242,7 +249,7 @@ def _events(labels: Sequence[_Label], top: float, bottom: float) -> Iterator[str
         if label.lane is not None:
             tone = label.event.tone if label.event.tone in TONES else "plain"
             yield (
-                f'<text class="label {tone}" x="{label.left + 6:.1f}" '
+                f'<text class="label {tone}" x="{label.left:.1f}" '
                 f'y="{top - label.lane * LANE - 5:.1f}">{_text(_short(label.event.label))}</text>'
             )
 
