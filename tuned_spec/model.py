@@ -30,6 +30,7 @@ class KnobType(StrEnum):
     INTS = "ints"  # several numbers in one file, `fields` names them
     CHOICE = "choice"  # one word out of `choices`, shown bracketed or bare
     BOOL = "bool"  # 0 or 1 (or N and Y)
+    WORDS = "words"  # several words in the kernel's order, one blank between (an allowed list)
 
 
 class Risk(StrEnum):
@@ -81,6 +82,7 @@ class Knob(Frozen, frozen=True):
     high: int | None = None
     fields: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
+    choices_from: str = ""  # a file beside the target that lists the choices this host offers
     quantum: int = 1
     coupled: tuple[Coupling, ...] = ()
     risk: Risk = Risk.LOW

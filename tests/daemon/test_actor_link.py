@@ -1,0 +1,91 @@
+"""Whatever an actor does to the door, the daemon's end of it stays upright."""
+
+from __future__ import annotations
+
+import select
+import sys
+
+import pytest
+
+from tuned_spec.daemon.actor_link import ActorLink
+from tuned_spec.model import Cancel
+
+SAY = "import socket, sys; s = socket.socket(fileno=int(sys.argv[sys.argv.index('--fd') + 1]));"
+
+
+def link(program: str) -> ActorLink:
+    one = ActorLink(command=(sys.executable, "-c", SAY + program))
+    one.start(0.0)
+    return one
+
+
+def hear(one: ActorLink, seconds: float = 10.0) -> str:
+    """Listen until there is trouble; returns it."""
+    assert one.sock is not None
+    for _ in range(10_000):
+        ready, _, _ = select.select([one.sock], [], [], seconds)
+        assert ready, "it said nothing at all"
+        messages, trouble = one.receive(1.0)
+        for message in messages:
+            trouble = trouble or (one.accept(message) if hasattr(message, "pid") else "")
+        if trouble:
+            return trouble
+    raise AssertionError("no end to it")
+
+
+HELLO = """
+import json, os, struct
+def say(**m):
+    b = json.dumps(m).encode(); s.sendall(struct.pack('>I', len(b)) + b)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "trouble"),
+    [
+        ("s.send(b'\\xff' * 100)", "broke the protocol"),
+        ("s.send(b'\\0\\0\\0\\4null')", "broke the protocol"),
+        ("s.send(b'\\0\\0\\0\\2{}')", "broke the protocol"),
+        ("pass", "closed the connection"),
+        ("raise SystemExit(3)", "closed the connection"),
+        (HELLO + "say(type='hello', kind='x', pid=1, uid=0)", "it is process 1"),
+        (
+            HELLO + "\nfor n in range(100000): say(type='probe', case='x', seq=n, name='y')",
+            "floods",
+        ),
+        (
+            HELLO + "say(type='verdict', case='x', kind='confirm', reason='r', path='/etc/passwd')",
+            "broke the protocol",
+        ),
+    ],
+)
+def test_a_bad_actor_is_given_up(program: str, trouble: str) -> None:
+    one = link(program)
+    try:
+        assert trouble in hear(one)
+    finally:
+        one.give_up(2.0)
+    assert one.start_at is not None and one.start_at > 2.0 and one.pid is None
+
+
+def test_an_actor_that_reads_nothing_is_noticed() -> None:
+    one = link("import time; time.sleep(60)")
+    try:
+        message = Cancel("x", "y" * 60_000)
+        troubles = [one.tell(message) for _ in range(200)]
+        assert troubles[-1] == "it reads nothing"
+    finally:
+        one.give_up(2.0)
+
+
+def test_each_start_in_a_row_waits_longer_and_a_stable_one_wipes_that() -> None:
+    one = link("pass")
+    waits = []
+    for _ in range(5):
+        one.give_up(1.0)
+        assert one.start_at is not None
+        waits.append(one.start_at - 1.0)
+        one.start(1.0)
+    assert waits == sorted(waits) and waits[-1] > waits[0]
+    one.give_up(1000.0)
+    assert one.start_at == pytest.approx(1000.2)

@@ -1,0 +1,207 @@
+"""Random events in random order, time going forward in jumps: what must hold, holds."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from tests.engine.world import CATALOGUE, FOUND, World
+from tuned_spec.engine import events as ev
+from tuned_spec.engine.state import Phase
+from tuned_spec.envelope import CODES
+from tuned_spec.model import (
+    Arm,
+    Cancel,
+    Case,
+    Measure,
+    Measurement,
+    Mode,
+    Probe,
+    Value,
+    Verdict,
+    VerdictKind,
+    Write,
+)
+
+KNOBS = st.sampled_from(sorted(FOUND))
+VALUES: st.SearchStrategy[Value] = st.one_of(
+    st.integers(-10, 2000), st.just("word"), st.tuples(st.integers(), st.integers())
+)
+METRICS = st.sampled_from(["app.p95", "app.other", "app.max", "cpu.busy"])
+ENDS = {"confirmed", "overwritten", "reverted", "foreign", "failed"}
+
+
+class Loop(RuleBasedStateMachine):
+    @initialize(mode=st.sampled_from(list(Mode)))
+    def begin(self, mode: Mode) -> None:
+        self.world = World(mode)
+        self.foreign: set[str] = set()
+        self.stopped = False
+        self.world.feed(ev.ActorChanged(self.world.t, True, "started"))
+
+    def cases(self) -> list[str]:
+        return [m.id for m in self.world.told if isinstance(m, Case)]
+
+    # ------------------------------------------------------------------- what may happen
+
+    @rule(dt=st.sampled_from([0.01, 0.5, 1.0, 3.0, 20.0, 100.0, 10_000.0]))
+    def time(self, dt: float) -> None:
+        self.world.t += dt
+        self.world.feed(ev.Ticked(self.world.t))
+
+    @rule(dt=st.sampled_from([0.0, 0.1, 1.0]), values=st.dictionaries(METRICS, st.floats(0, 100)))
+    def observe(self, dt: float, values: dict[str, float]) -> None:
+        self.world.t += dt
+        self.world.feed(ev.Observed(self.world.t, values, host="cpu.busy" in values))
+
+    @rule(
+        data=st.data(),
+        arm=st.sampled_from(list(Arm)),
+        settle=st.floats(-1, 5),
+        dwell=st.floats(-1, 5),
+        value=VALUES,
+    )
+    def measure(self, data: st.DataObject, arm: Arm, settle: float, dwell: float, value: Value) -> None:
+        case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
+        trial = self.world.state.trials.get(case)
+        writes = tuple(Write(k, value) for k in trial.knobs) if trial else (Write("t.plain", value),)
+        self.world.feed(ev.ActorSaid(self.world.t, Measure(case, 1, arm, settle, dwell, writes)))
+
+    @rule(data=st.data(), kind=st.sampled_from(list(VerdictKind)), value=VALUES, knob=KNOBS)
+    def verdict(self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str) -> None:
+        case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
+        verdict = Verdict(case, kind, "because", (Write(knob, value),))
+        self.world.feed(ev.ActorSaid(self.world.t, verdict))
+
+    @rule()
+    def probe(self) -> None:
+        self.world.feed(ev.ActorSaid(self.world.t, Probe("x", 1, "top")))
+
+    @rule(alive=st.booleans())
+    def actor(self, alive: bool) -> None:
+        self.world.feed(ev.ActorChanged(self.world.t, alive, "test"))
+
+    @rule(ok=st.booleans())
+    def journal(self, ok: bool) -> None:
+        self.world.feed(ev.JournalChanged(self.world.t, ok, "test"))
+
+    @rule(knob=KNOBS, value=st.integers(2001, 2005))
+    def outsider(self, knob: str, value: int) -> None:
+        self.foreign.add(knob)
+        self.world.outsider(knob, value)
+
+    @rule(knobs=st.lists(KNOBS, max_size=2), restore=st.booleans())
+    def pause(self, knobs: list[str], restore: bool) -> None:
+        self.world.feed(ev.Pause(self.world.t, restore, tuple(knobs)))
+
+    @rule(knobs=st.lists(KNOBS, max_size=2))
+    def resume(self, knobs: list[str]) -> None:
+        self.world.feed(ev.Resume(self.world.t, tuple(knobs)))
+
+    @rule(knob=KNOBS, refuses=st.booleans())
+    def kernel_refuses(self, knob: str, refuses: bool) -> None:
+        (self.world.refuse.add if refuses else self.world.refuse.discard)(knob)
+
+    @rule(knob=KNOBS, sticks=st.booleans())
+    def kernel_sticks(self, knob: str, sticks: bool) -> None:
+        (self.world.stuck.add if sticks else self.world.stuck.discard)(knob)
+
+    @rule(trial=st.sampled_from(["t1", "t2", "t9"]), rule_=st.sampled_from(["grow", "nonsense"]))
+    def stray_answers(self, trial: str, rule_: str) -> None:
+        """Answers to questions nobody asked change nothing."""
+        if trial not in self.world.state.trials:
+            self.world.feed(ev.Applied(self.world.t, trial, (), ()))
+            self.world.feed(ev.ApplyFailed(self.world.t, trial, "t.plain", 1, "stray"))
+            self.world.feed(ev.Reverted(self.world.t, trial, ()))
+        self.world.feed(ev.Looked(self.world.t, rule_, {}))
+
+    # --------------------------------------------------------------------- what must hold
+
+    @invariant()
+    def a_lease_always_ends(self) -> None:
+        for trial in self.world.state.trials.values():
+            assert trial.phase is Phase.REVERTING or self.world.t < trial.deadline
+
+    @invariant()
+    def nothing_outside_the_envelope_is_commanded(self) -> None:
+        limit = self.world.state.setup.policy.limits[0]
+        assert limit.low is not None and limit.high is not None and limit.bound_ratio is not None
+        for name, value in self.world.written:
+            entry = CATALOGUE[name]
+            assert isinstance(value, int) and entry.low is not None and entry.high is not None
+            if name in self.foreign:  # an outsider's value is where we found it, and goes back as it was
+                continue
+            assert entry.low <= value <= entry.high
+            if name == "t.plain":
+                assert limit.low <= value <= limit.high
+                assert value <= 100 * limit.bound_ratio
+
+    @invariant()
+    def observing_writes_nothing(self) -> None:
+        if self.world.state.mode is Mode.OBSERVE:
+            assert not self.world.written
+            assert not [c for c in self.world.commands if isinstance(c, ev.Apply)]
+
+    @invariant()
+    def lossless_leaves_nothing_changed_between_windows(self) -> None:
+        if self.world.state.mode is not Mode.LOSSLESS:
+            return
+        for trial in self.world.state.trials.values():
+            if trial.phase is Phase.JUDGING and trial.window is None and not self.world.refuse:
+                assert trial.arm is Arm.A
+
+    @invariant()
+    def what_is_changed_is_known(self) -> None:
+        """A knob not as it was found is in an open trial, held, or somebody else's."""
+        state = self.world.state
+        known = set(state.held) | {k for t in state.trials.values() for k in t.knobs} | set(state.foreign)
+        known |= self.world.stuck | self.foreign
+        for name, value in self.world.kernel.items():
+            assert value == FOUND[name] or name in known, (name, value)
+
+    @invariant()
+    def one_trial_a_knob(self) -> None:
+        knobs = [k for t in self.world.state.trials.values() for k in t.knobs]
+        assert len(knobs) == len(set(knobs))
+
+    @invariant()
+    def refusals_have_codes(self) -> None:
+        assert set(self.world.state.refusals) <= set(CODES)
+
+    @invariant()
+    def the_wake_is_finite(self) -> None:
+        from tuned_spec.engine import next_wake
+
+        if self.world.state.trials:
+            assert next_wake(self.world.state) is not None
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        world = self.world
+        world.stuck.clear()
+        world.refuse.clear()
+        for dt in (50.0, 5.0, 50.0, 50.0):  # every lease and every retry is over by then
+            world.t += dt
+            world.feed(ev.Ticked(world.t))
+        assert not world.state.trials
+        opened = {n.trial for n in world.notes if n.kind == "proposed"}
+        ended = {n.trial for n in world.notes if n.kind in ENDS and n.trial}
+        ended |= {t for n in world.notes if n.kind == "reverted" for t in _trials(n.data)}
+        assert opened <= ended, f"never ended: {opened - ended}"
+        world.feed(ev.Stop(world.t, "the end"))
+        for name, value in world.kernel.items():
+            assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
+        answered = [m for m in world.told if isinstance(m, Measurement | Cancel | Case)]
+        assert len(answered) == len(world.told)
+
+
+def _trials(data: dict[str, object]) -> list[str]:
+    trials = data.get("trials", ())
+    assert isinstance(trials, tuple)
+    return [str(t) for t in trials]
+
+
+Loop.TestCase.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestLoop = Loop.TestCase

@@ -1,0 +1,304 @@
+"""One story a test: what the engine commands, tells and notes, event by event."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.engine.world import FOUND, World
+from tuned_spec.engine import events as ev
+from tuned_spec.engine import next_wake
+from tuned_spec.model import (
+    Arm,
+    Cancel,
+    Case,
+    Measure,
+    Measurement,
+    Mode,
+    Verdict,
+    VerdictKind,
+    Write,
+)
+
+
+def started(mode: Mode = Mode.LOSSY) -> World:
+    world = World(mode)
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    return world
+
+
+def observe(world: World, dt: float = 0.1, **values: float) -> None:
+    world.t += dt
+    named = {name.replace("_", ".", 1): value for name, value in values.items()}
+    world.feed(ev.Observed(world.t, named, host="cpu.busy" in named))
+
+
+def case_of(world: World) -> Case:
+    return next(m for m in reversed(world.told) if isinstance(m, Case))
+
+
+def answer(world: World, kind: VerdictKind, *writes: Write) -> None:
+    world.feed(ev.ActorSaid(world.t, Verdict(case_of(world).id, kind, "measured", writes)))
+
+
+def test_lossy_writes_first_and_asks_second() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    assert world.kernel["t.plain"] == 200
+    case = case_of(world)
+    assert (case.before, case.after) == ((Write("t.plain", 100),), (Write("t.plain", 200),))
+    assert case.seen == {"app.p95": 50.0}
+    assert world.kinds() == ["actor", "proposed", "applied"]
+
+
+def test_confirm_holds_the_value() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.CONFIRM)
+    assert world.kernel["t.plain"] == 200
+    assert world.state.held["t.plain"].value == 200
+    assert not world.state.trials
+    assert world.kinds()[-2:] == ["verdict", "confirmed"]
+
+
+def test_confirm_after_arm_a_puts_b_back() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 1, Arm.A, 0.5, 1.0)))
+    assert world.kernel["t.plain"] == 100
+    world.t += 0.5
+    world.feed(ev.Ticked(world.t))
+    world.t += 1.0
+    world.feed(ev.Ticked(world.t))
+    answer(world, VerdictKind.CONFIRM)
+    assert world.kernel["t.plain"] == 200
+
+
+def test_reject_puts_the_original_back_and_the_guess_rests() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.REJECT)
+    assert world.kernel == FOUND
+    observe(world, dt=10.0, app_p95=50.0)
+    assert world.kernel == FOUND
+    assert world.state.refusals == {"resting": 1}
+    observe(world, dt=60.0, app_p95=50.0)
+    assert world.kernel["t.plain"] == 200, "a rest ends"
+
+
+def test_overwrite_goes_straight_to_the_actors_value() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.OVERWRITE, Write("t.plain", 300))
+    assert world.written == [("t.plain", 200), ("t.plain", 300)]
+    assert world.state.held["t.plain"].value == 300
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        (Write("t.plain", 801),),  # over the policy's limit
+        (Write("t.plain", 401),),  # over four times the original
+        (Write("t.plain", "fast"),),
+        (Write("t.slow", 9),),  # another knob than the case's
+        (Write("t.plain", 300), Write("t.slow", 9)),
+        (),
+    ],
+)
+def test_an_overwrite_outside_the_envelope_is_silence(writes: tuple[Write, ...]) -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.OVERWRITE, *writes)
+    assert world.kernel["t.plain"] == 200
+    assert world.kinds()[-1] == "ignored"
+    world.t += 30.0
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel == FOUND, "the lease ends it"
+
+
+def test_silence_ends_with_the_lease() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    due = next_wake(world.state)
+    assert due == pytest.approx(world.t + 30.0)
+    world.t = due
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel == FOUND
+    assert isinstance(world.told[-1], Cancel)
+    assert world.notes[-1].kind == "reverted" and "lease" in str(world.notes[-1].data["why"])
+
+
+def test_a_window_takes_only_what_was_seen_while_it_was_open() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 7, Arm.B, 0.5, 1.0)))
+    observe(world, dt=0.3, app_p95=1.0)  # settling
+    observe(world, dt=0.3, app_p95=2.0)  # opens the window
+    observe(world, dt=0.4, app_p95=3.0)
+    observe(world, dt=0.4, app_p95=4.0, app_other=9.0, app_max=5.0)
+    observe(world, dt=0.2, app_p95=6.0)  # closes it
+    observe(world, dt=0.2, app_p95=7.0)
+    measured = [m for m in world.told if isinstance(m, Measurement)]
+    assert len(measured) == 1 and measured[0].seq == 7 and measured[0].error == ""
+    assert measured[0].samples == {"app.p95": (3.0, 4.0, 6.0), "app.max": (5.0,)}
+
+
+def test_host_figures_never_span_two_arms() -> None:
+    world = started()
+    observe(world, cpu_busy=50.0)
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 1, Arm.A, 0.5, 3.0)))
+    observe(world, dt=1.0, cpu_busy=1.0)  # its rate began while settling
+    sensed = [c for c in world.commands if isinstance(c, ev.SenseNow)]
+    assert len(sensed) == 1, "the window opens with a snapshot"
+    observe(world, dt=1.0, cpu_busy=2.0)
+    observe(world, dt=2.5, cpu_busy=3.0)
+    measured = [m for m in world.told if isinstance(m, Measurement)]
+    assert measured[0].samples["cpu.busy"] == (2.0, 3.0, 0.5), "0.5: the snapshot that closes the window"
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        (Measure("nonsense", 1, Arm.A, 0.1, 1.0), "no such open case"),
+        (Measure("t1", 1, Arm.A, 0.1, 31.0), "longer than the lease"),
+        (Measure("t1", 1, Arm.A, -1.0, 1.0), "longer than the lease"),
+        (Measure("t1", 1, Arm.C, 0.1, 1.0, (Write("t.plain", 5000),)), "out_of_range"),
+        (Measure("t1", 1, Arm.C, 0.1, 1.0), "a value for each"),
+    ],
+)
+def test_a_measurement_that_may_not_be_is_answered_so(ask: Measure, why: str) -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorSaid(world.t, ask))
+    reply = world.told[-1]
+    assert isinstance(reply, Measurement) and why in reply.error
+    assert world.written == [("t.plain", 200)]
+
+
+def test_a_second_change_goes_back_to_the_confirmed_value_not_to_the_original() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.CONFIRM)
+    observe(world, dt=10.0, app_p95=50.0)
+    assert world.kernel["t.plain"] == 400
+    answer(world, VerdictKind.REJECT)
+    assert world.kernel["t.plain"] == 200
+    assert world.state.held["t.plain"].trial == "t1"
+    world.feed(ev.Stop(world.t, "the end"))
+    assert world.kernel == FOUND
+
+
+def test_growth_is_bounded_from_the_original() -> None:
+    world = started()
+    for _ in range(6):
+        observe(world, dt=20.0, app_p95=50.0)
+        if world.state.trials:
+            answer(world, VerdictKind.CONFIRM)
+    assert world.kernel["t.plain"] == 400, "four times the original, whatever the steps"
+
+
+def test_a_foreign_write_ends_the_trial_and_stays() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.outsider("t.plain", 123)
+    assert world.kernel["t.plain"] == 123
+    assert not world.state.trials
+    assert "foreign" in world.kinds()
+    observe(world, dt=1000.0, app_p95=50.0)
+    assert world.kernel["t.plain"] == 123 and world.state.refusals["foreign"] == 1
+    world.feed(ev.Resume(world.t, ("t.plain",)))
+    observe(world, dt=1.0, app_p95=50.0)
+    assert world.kernel["t.plain"] == 246, "taken up again when told to"
+
+
+def test_lossless_writes_only_what_the_actor_asked_for() -> None:
+    world = started(Mode.LOSSLESS)
+    observe(world, app_p95=50.0)
+    case = case_of(world)
+    assert world.kernel == FOUND and case.mode is Mode.LOSSLESS
+    world.feed(ev.ActorSaid(world.t, Measure(case.id, 1, Arm.B, 0.5, 1.0)))
+    assert world.kernel["t.plain"] == 200
+    observe(world, dt=0.6, app_p95=1.0)
+    observe(world, dt=1.0, app_p95=2.0)
+    assert isinstance(world.told[-1], Measurement)
+    assert world.kernel == FOUND, "back while the actor thinks"
+    answer(world, VerdictKind.CONFIRM)
+    assert world.kernel["t.plain"] == 200
+
+
+def test_observe_says_what_it_would_do() -> None:
+    world = World(Mode.OBSERVE)  # no actor needed
+    observe(world, app_p95=50.0)
+    assert world.kernel == FOUND and world.kinds() == ["would"]
+    observe(world, dt=0.5, app_p95=50.0)
+    assert world.kinds() == ["would", "refused"], "once, then folded"
+
+
+def test_a_refused_write_ends_the_trial() -> None:
+    world = started()
+    world.refuse.add("t.plain")
+    observe(world, app_p95=50.0)
+    assert world.kinds()[-1] == "failed" and not world.state.trials
+
+
+def test_a_revert_that_fails_is_tried_until_it_succeeds() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.stuck.add("t.plain")
+    answer(world, VerdictKind.REJECT)
+    assert world.state.trials and world.kinds()[-1] == "fault"
+    world.t += 1.0
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel["t.plain"] == 200
+    world.stuck.clear()
+    world.t += 5.0
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel == FOUND and not world.state.trials
+
+
+def test_an_actor_started_anew_gets_the_case_once_more() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    for _ in range(3):
+        world.feed(ev.ActorChanged(world.t, False, "died"))
+        world.feed(ev.ActorChanged(world.t, True, "started"))
+    assert len([m for m in world.told if isinstance(m, Case)]) == 2
+    assert world.kernel["t.plain"] == 200, "until the lease ends"
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_pause(restore: bool) -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.CONFIRM)
+    world.feed(ev.Pause(world.t, restore))
+    assert (world.kernel == FOUND) is restore
+    observe(world, dt=100.0, app_p95=50.0)
+    assert world.state.refusals == {"paused": 1}
+    world.feed(ev.Resume(world.t))
+    observe(world, dt=1.0, app_p95=50.0)
+    assert world.state.trials
+
+
+def test_a_failed_journal_stops_new_changes_only() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.feed(ev.JournalChanged(world.t, False, "disk full"))
+    answer(world, VerdictKind.REJECT)
+    assert world.kernel == FOUND, "reverts still work"
+    world.feed(ev.ActorChanged(world.t, True, "x"))
+    observe(world, dt=100.0, app_other=50.0)
+    assert world.state.refusals == {"journal_failed": 2}  # two rules watch app.other
+
+
+def test_without_an_actor_nothing_is_tried() -> None:
+    world = World(Mode.LOSSY)
+    observe(world, app_p95=50.0)
+    assert world.state.refusals == {"no_actor": 1} and world.kernel == FOUND
+
+
+def test_step_is_pure() -> None:
+    world = started()
+    before = world.state
+    observe(world, app_p95=50.0)
+    assert before.trials == {} and before.started == 0
+    assert world.state is not before

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.sense.conftest import Tree
+from tuned_spec.model import Observation
+from tuned_spec.sense.metrics import METRICS, Kind
+from tuned_spec.sense.sensor import BUSY_S, IDLE_S, MIN_WINDOW_S, Sense, pace
+from tuned_spec.sense.sources import RETRY_S
+
+
+@contextlib.contextmanager
+def sensing(
+    root: Path, cgroups: tuple[str, ...] = (), wanted: frozenset[str] | None = None
+) -> Iterator[Sense]:
+    sense = Sense(root, cgroups, wanted)
+    try:
+        yield sense
+    finally:
+        sense.close()
+
+
+def test_first_levels_then_rates(tree: Tree) -> None:
+    with sensing(tree.root) as sense:
+        first = sense.observe(100.0)
+        assert first.values["cpu.running"] == 3
+        assert first.values["mem.swap_used_share"] == 0.25
+        assert first.values["psi.cpu.some.avg10"] == 0.125
+        assert not [name for name in first.values if name.endswith("_per_s")]
+        tree.change("proc/pressure/cpu", "total=1000000", "total=1400000")
+        tree.change("proc/vmstat", "allocstall_normal 2", "allocstall_normal 10")
+        tree.change("proc/stat", "cpu  100 10 50 800", "cpu  130 10 60 860")
+        tree.change("proc/schedstat", "2000000000", "3000000000")
+        values = sense.observe(102.0).values
+    assert values["psi.cpu.some"] == pytest.approx(0.2)
+    assert values["vm.allocstall_per_s"] == 4.0
+    assert values["cpu.busy"] == pytest.approx(0.4)
+    assert values["cpu.runqueue_wait"] == 0.5
+    assert "psi.io.some" not in values
+
+
+def test_two_looks_in_a_moment_share_one_interval(tree: Tree) -> None:
+    with sensing(tree.root) as sense:
+        sense.observe(0.0)
+        sense.observe(1.0)
+        tree.change("proc/stat", "ctxt 9000", "ctxt 9105")
+        soon = sense.observe(1.0 + MIN_WINDOW_S / 2).values["cpu.ctxt_per_s"]
+        assert soon == pytest.approx(105 / (1.0 + MIN_WINDOW_S / 2))
+        assert sense.observe(2.0).values["cpu.ctxt_per_s"] == 105.0
+
+
+def test_time_that_goes_back_starts_over(tree: Tree) -> None:
+    with sensing(tree.root) as sense:
+        sense.observe(50.0)
+        assert "cpu.ctxt_per_s" in sense.observe(51.0).values
+        assert "cpu.ctxt_per_s" not in sense.observe(10.0).values
+        assert "cpu.ctxt_per_s" in sense.observe(11.0).values
+
+
+def test_only_wanted_files_are_read(tree: Tree) -> None:
+    name = "cgroup.web/a.service.psi.cpu.some"
+    with sensing(tree.root, wanted=frozenset({name, "mem.dirty_bytes"})) as sense:
+        sense.observe(0.0)
+        values = sense.observe(1.0).values
+    assert values[name] == 0.0
+    assert values["mem.dirty_bytes"] == 8192
+    assert "cpu.busy" not in values  # nothing moved: 0 of 0 ticks
+    assert "cpu.ctxt_per_s" in values
+    assert not [other for other in values if other.startswith(("tcp.", "vm.", "disk."))]
+
+
+def test_absent_says_why(tree: Tree, tmp_path: Path) -> None:
+    with sensing(tree.root, cgroups=("/gone", "../etc")) as sense:
+        why = sense.absent()
+    assert "psi=1" in why["psi.memory.some"]
+    assert "does not show pswpin" in why["vm.pswpin_per_s"]
+    assert "no such cgroup" in why["cgroup.gone.psi.cpu.some"]
+    assert "not the path" in why["cgroup.../etc"]
+    assert "cpu.busy" not in why and "disk.util" not in why
+    with sensing(
+        tmp_path / "empty", ("web",), frozenset({"cgroup.web.psi.io.full", "app.x", "psi.up"})
+    ) as sense:
+        why = sense.absent()
+    assert "no cgroup2" in why["cgroup.web.psi.io.full"]
+    assert "no metric of this name" in why["psi.up"]
+    assert "app.x" not in why
+
+
+def test_absent_knows_a_host_without_swap_or_disks(tree: Tree) -> None:
+    tree.write("proc/meminfo", "MemTotal: 10 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n")
+    tree.write("proc/diskstats", "7 0 loop0 9 9 9 9 9 9 9 9 9 9 9\n")
+    with sensing(tree.root) as sense:
+        assert "no swap" in sense.absent()["mem.swap_used_share"]
+        assert "whole disks" in sense.absent()["disk.util"]
+
+
+def test_an_empty_host_gives_an_empty_observation(tmp_path: Path) -> None:
+    with sensing(tmp_path) as sense:
+        assert sense.observe(0.0).values == sense.observe(1.0).values == {}
+        assert set(sense.absent()) == set(METRICS)
+
+
+def test_pace() -> None:
+    def at(**values: float) -> float:
+        return pace(Observation(0.0, {name.replace("__", "."): value for name, value in values.items()}))
+
+    assert at() == BUSY_S  # not known to be idle
+    assert at(cpu__busy=0.0, psi__cpu__some=0.0) == IDLE_S
+    assert at(cpu__busy=0.0, psi__io__some=0.5) == BUSY_S
+    assert at(cpu__busy=0.9, psi__io__some=0.0) == BUSY_S
+    assert BUSY_S < at(cpu__busy=0.05) < IDLE_S
+
+
+# --------------------------------------------------------------------------- the real host
+
+
+def test_every_metric_of_this_host_is_known_or_said_to_be_absent() -> None:
+    with sensing(Path("/")) as sense:
+        sense.observe(time.monotonic())
+        time.sleep(0.3)
+        values = sense.observe(time.monotonic()).values
+        silent = set(METRICS) - set(values) - set(sense.absent())
+    # a ratio over nothing is unknown: no segment sent, no request made
+    assert {METRICS[name].kind for name in silent} <= {Kind.RATIO}
+
+
+def test_rates_lie_between_what_psutil_counts_inside_and_around_the_interval() -> None:
+    def counts() -> tuple[int, int]:
+        stats = psutil.cpu_stats()
+        return stats.ctx_switches, stats.interrupts
+
+    with sensing(Path("/"), wanted=frozenset({"cpu.ctxt_per_s", "cpu.irq_per_s"})) as sense:
+        around = counts()
+        start = time.monotonic()
+        sense.observe(start)
+        inside = counts()
+        time.sleep(0.5)
+        inside_end = counts()
+        end = time.monotonic()
+        values = sense.observe(end).values
+        around_end = counts()
+    for at, name in enumerate(("cpu.ctxt_per_s", "cpu.irq_per_s")):
+        counted = round(values[name] * (end - start))
+        assert inside_end[at] - inside[at] <= counted <= around_end[at] - around[at]
+
+
+def test_pressure_lies_between_what_the_file_says_inside_and_around_the_interval() -> None:
+    file = Path("/proc/pressure/cpu")
+    if not file.exists():
+        pytest.skip("PSI is off on this host")
+
+    def stalled() -> float:
+        return int(file.read_text().split("total=")[1].split()[0]) / 1e6
+
+    with sensing(Path("/")) as sense:
+        around, start = stalled(), time.monotonic()
+        sense.observe(start)
+        inside = stalled()
+        time.sleep(0.5)
+        inside_end, end = stalled(), time.monotonic()
+        share = sense.observe(end).values["psi.cpu.some"]
+        around_end = stalled()
+    low, high = (inside_end - inside) / (end - start), (around_end - around) / (end - start)
+    assert min(low, 1.0) - 1e-6 <= share <= high + 1e-6
+
+
+def test_memory_agrees_with_psutil() -> None:
+    with sensing(Path("/")) as sense:
+        memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+        values = sense.observe(0.0).values
+    assert values["mem.available_share"] == pytest.approx(memory.available / memory.total, abs=0.05)
+    if swap.total:
+        assert values["mem.swap_used_share"] == pytest.approx(swap.used / swap.total, abs=0.05)
+
+
+def test_real_connections_are_counted() -> None:
+    connections = 40
+    with (
+        sensing(
+            Path("/"), wanted=frozenset({"tcp.active_opens_per_s", "tcp.listen_overflows_per_s"})
+        ) as sense,
+        socket.create_server(("127.0.0.1", 0)) as server,
+    ):
+        start = time.monotonic()
+        sense.observe(start)
+        for _ in range(connections):
+            with socket.create_connection(server.getsockname()):
+                server.accept()[0].close()
+        end = start + max(time.monotonic() - start, 2 * MIN_WINDOW_S)
+        values = sense.observe(end).values
+    assert round(values["tcp.active_opens_per_s"] * (end - start)) >= connections
+    assert round(values["tcp.passive_opens_per_s"] * (end - start)) >= connections
+    assert values["tcp.retrans_share"] <= 1
+
+
+def test_a_full_accept_queue_is_seen() -> None:
+    with (
+        sensing(Path("/"), wanted=frozenset({"tcp.listen_overflows_per_s"})) as sense,
+        contextlib.ExitStack() as stack,
+    ):
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        sense.observe(0.0)
+        for _ in range(8):
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(server.getsockname())
+        time.sleep(0.1)
+        assert sense.observe(1.0).values["tcp.listen_overflows_per_s"] > 0
+
+
+@pytest.mark.kernel
+def test_a_cgroup_that_goes_and_comes_back_is_another_one(own_cgroup: Callable[[], Path]) -> None:
+    group = own_cgroup()
+    name = f"cgroup.{group.name}.psi.cpu.some"
+    with sensing(Path("/"), wanted=frozenset({name})) as sense:
+        sense.observe(0.0)
+        assert sense.observe(1.0).values[name] == 0.0
+        group.rmdir()
+        assert name not in sense.observe(2.0).values
+        assert "no such cgroup" in sense.absent()[name]
+        own_cgroup()
+        assert name not in sense.observe(3.0).values  # the old descriptor is closed, the new one is not open
+        assert name not in sense.observe(3.0 + RETRY_S).values  # one reading makes no interval
+        assert sense.observe(4.0 + RETRY_S).values[name] == 0.0
+        assert sense.absent() == {}

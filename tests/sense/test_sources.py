@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.sense.conftest import Tree
+from tuned_spec.sense.metrics import METRICS
+from tuned_spec.sense.sources import RETRY_S, Rows, cgroup2_root, open_source
+
+SOURCES = sorted({metric.source for metric in METRICS.values()})
+
+
+def fields(name: str) -> list[str]:
+    return sorted({f for m in METRICS.values() if m.source == name for f in (*m.fields, *m.over)})
+
+
+def read(name: str, root: Path) -> Rows | None:
+    source = open_source(name, fields(name), root, None)
+    try:
+        return source.read(0.0)
+    finally:
+        source.close()
+
+
+def test_each_format(tree: Tree) -> None:
+    assert read("/proc/pressure/cpu", tree.root) == {
+        "": {"some": 1000000, "some.avg10": 12.5, "full": 0, "full.avg10": 0.0}
+    }
+    stat = read("/proc/stat", tree.root)
+    assert stat and stat[""] == {
+        "user": 100,
+        "nice": 10,
+        "system": 50,
+        "idle": 800,
+        "iowait": 40,
+        "irq": 5,
+        "softirq": 5,
+        "steal": 0,
+        "intr": 5000,
+        "ctxt": 9000,
+        "procs_running": 3,
+        "procs_blocked": 1,
+    }
+    assert read("/proc/vmstat", tree.root) == {
+        "": {"allocstall_dma": 1, "allocstall_normal": 2, "pgscan_direct": 10}
+    }
+    assert read("/proc/meminfo", tree.root) == {
+        "": {
+            "MemTotal": 1000,
+            "MemAvailable": 400,
+            "SwapTotal": 200,
+            "SwapFree": 150,
+            "SwapUsed": 50,
+            "Dirty": 8,
+        }
+    }
+    assert read("/proc/net/snmp", tree.root) == {
+        "": {
+            "Tcp.ActiveOpens": 5,
+            "Tcp.CurrEstab": 4,
+            "Tcp.OutSegs": 1000,
+            "Tcp.RetransSegs": 10,
+            "Udp.RcvbufErrors": 2,
+        }
+    }
+    assert read("/proc/net/netstat", tree.root) == {
+        "": {"TcpExt.ListenDrops": 9, "TcpExt.ListenOverflows": 3}
+    }
+    assert read("/proc/net/sockstat", tree.root) == {"": {"tw": 17}}
+    assert read("/proc/net/softnet_stat", tree.root) == {"3": {"dropped": 1, "squeezed": 2}}
+    assert read("/proc/schedstat", tree.root) == {"cpu0": {"wait_ns": 2_000_000_000}}
+
+
+def test_only_whole_disks_count(tree: Tree) -> None:
+    disks = read("/proc/diskstats", tree.root)
+    assert disks is not None
+    assert set(disks) == {"sda", "sdb"}
+    assert disks["sda"] == {
+        "reads": 10,
+        "read_sectors": 80,
+        "read_ms": 20,
+        "writes": 5,
+        "write_sectors": 40,
+        "write_ms": 50,
+        "inflight": 2,
+        "busy_ms": 100,
+    }
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_missing_file_is_absent_with_a_reason(name: str, tmp_path: Path) -> None:
+    source = open_source(name, fields(name), tmp_path, None)
+    assert source.read(0.0) is None
+    assert source.why.startswith(str(tmp_path / name.lstrip("/")))
+    assert "No such file" in source.why
+
+
+def test_a_missing_file_is_looked_for_again_at_a_slow_pace(tree: Tree) -> None:
+    name = "/proc/schedstat"
+    text = (tree.root / "proc/schedstat").read_text()
+    (tree.root / "proc/schedstat").unlink()
+    source = open_source(name, fields(name), tree.root, None)
+    assert source.read(0.0) is None
+    tree.write("proc/schedstat", text)
+    assert source.read(RETRY_S - 0.1) is None
+    assert source.read(RETRY_S)
+    assert source.why == ""
+    source.close()
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(garbage=st.binary(max_size=300), keep=st.integers(0, 400))
+def test_garbage_never_raises(name: str, tree: Tree, garbage: bytes, keep: int) -> None:
+    path = name.lstrip("/")
+    original = tree.root / (path + ".original")
+    if not original.exists():
+        original.parent.mkdir(parents=True, exist_ok=True)
+        original.write_bytes((tree.root / path).read_bytes() if (tree.root / path).exists() else b"")
+    tree.write(path, original.read_bytes()[:keep] + garbage)
+    read(name, tree.root)
+
+
+def test_cgroup2_is_found_where_it_is_mounted(tree: Tree, tmp_path: Path) -> None:
+    assert cgroup2_root(tree.root) == tree.root / "sys/fs/cgroup/uni fied"
+    assert cgroup2_root(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if Path(name).exists()])
+def test_real_files_give_every_field_that_this_kernel_shows(name: str) -> None:
+    rows = read(name, Path("/"))
+    assert rows is not None
+    text = Path(name).read_text()
+    for field in fields(name):
+        last = field.split(".")[-1]
+        if name in ("/proc/vmstat", "/proc/net/snmp", "/proc/net/netstat") and f"{last} " in text:
+            assert field in rows[""], field
+
+
+def test_a_long_file_is_read_whole(tree: Tree) -> None:
+    tree.write("proc/vmstat", "filler 1\n" * 20000 + "pgscan_direct 4\n")
+    assert read("/proc/vmstat", tree.root) == {"": {"pgscan_direct": 4}}
+
+
+def test_descriptors_stay_open_and_are_given_back(tree: Tree) -> None:
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    source = open_source("/proc/stat", fields("/proc/stat"), tree.root, None)
+    assert source.read(0.0)
+    during = os.listdir("/proc/self/fd")  # noqa: PTH208
+    assert len(during) == len(before) + 1
+    assert source.read(1.0)
+    assert os.listdir("/proc/self/fd") == during  # noqa: PTH208
+    source.close()
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208

@@ -1,0 +1,112 @@
+"""The command line: what can be typed, and how a command ends.
+
+Owns the parser, the exit codes and how errors are shown. Each command's work is in a module of its
+own, imported only when it runs: `tuned-spec status` must not pay for what `check` needs.
+Exit codes are documented in docs/json.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuned_spec import __version__, paths
+from tuned_spec.errors import TunedSpecError
+
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + signal.SIGPIPE
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+def arg(*flags: str, **options: Any) -> Argument:
+    return flags, options
+
+
+POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
+
+# command -> what it does, its arguments. The module tuned_spec.cli.<command> has its `main(args) -> int`.
+COMMANDS: dict[str, tuple[str, list[Argument]]] = {
+    "run": (
+        "tune this host until stopped",
+        [
+            arg("--policy", action="append", metavar="P", help=POLICY_HELP),
+            arg("--mode", choices=("observe", "lossless", "lossy"), help="override the policy's mode"),
+            arg("--for", dest="for_s", metavar="TIME", help="stop after this long (60s, 5min)"),
+        ],
+    ),
+    "status": ("what is running, changed, refused and on trial", []),
+    "why": (
+        "why a knob has its value: original, rule, evidence, verdict, live",
+        [arg("knob", metavar="KNOB", help="for example vm.swappiness")],
+    ),
+    "history": (
+        "what was decided and done, a line each",
+        [
+            arg("--knob", metavar="K", help="only about this knob"),
+            arg("--trial", metavar="T", help="only this trial"),
+            arg("--last", type=int, metavar="N", help="the last N (default 50, 0: all)", default=50),
+            arg("--since", metavar="TIME", help="not older than this (30min, 1h, 2d)"),
+        ],
+    ),
+    "restore": (
+        "put knobs back to their originals, whatever state the daemon is in",
+        [arg("knobs", nargs="*", metavar="KNOB", help="only these (default: all)")],
+    ),
+    "check": (
+        "check policy files; show the merged result and where each value came from",
+        [arg("policies", nargs="*", metavar="POLICY", help="a name or a file (default: default)")],
+    ),
+    "knobs": (
+        "the catalogue on this host: value, range, risk, owner",
+        [arg("pattern", nargs="?", metavar="PATTERN", help="only ids that contain or match this")],
+    ),
+    "doctor": ("what this host offers, who else tunes it, and what to do about it", []),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="answer with one JSON document (docs/json.md)")
+    for name, default in (("runtime", paths.runtime_dir()), ("state", paths.state_dir())):
+        common.add_argument(
+            f"--{name}-dir", type=Path, default=default, metavar="D", help=f"{name} directory ({default})"
+        )
+    # For tests and mounted images: where /proc, /sys and /etc are.
+    common.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
+
+    top = argparse.ArgumentParser(
+        prog="tuned-spec", description="Speculative, reversible tuning of a Linux host.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="version", version=f"tuned-spec {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (what, arguments) in COMMANDS.items():
+        sub = commands.add_parser(name, help=what, description=what, parents=[common], allow_abbrev=False)
+        for flags, options in arguments:
+            sub.add_argument(*flags, **options)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        code = importlib.import_module(f"tuned_spec.cli.{args.command}").main(args)
+        sys.stdout.flush()
+        return int(code)
+    except TunedSpecError as error:
+        sys.stdout.flush()
+        lines = str(error).splitlines() or [type(error).__name__]
+        print("\n".join([f"tuned-spec {args.command}: {lines[0]}", *lines[1:]]), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) went away; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED

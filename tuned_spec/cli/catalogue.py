@@ -1,0 +1,68 @@
+"""The catalogue as the commands see it: one knob by name, its value here, in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tuned_spec.cli import show
+from tuned_spec.errors import KnobError, UsageError
+from tuned_spec.knobs.catalogue import load
+from tuned_spec.knobs.files import Adapter, Availability, adapters, narrowed
+from tuned_spec.model import Frozen, Knob, Value
+
+
+class Live(Frozen, frozen=True):
+    """What this host shows of a knob: `value` None where it cannot be read, `why` says the reason."""
+
+    value: Value | None
+    availability: Availability
+    why: str = ""
+
+
+class Host:
+    """The catalogue and the adapters below one root."""
+
+    def __init__(self, root: Path) -> None:
+        self.adapters: Mapping[str, Adapter] = adapters(root)
+        self.knobs: Mapping[str, Knob] = narrowed(load(), self.adapters)
+
+    def knob(self, name: str) -> Knob:
+        """By id, or spelt as a path (`vm/swappiness`, `/proc/sys/vm/swappiness`)."""
+        plain = name.removeprefix("/proc/sys/").replace("/", ".")
+        if plain in self.knobs:
+            return self.knobs[plain]
+        raise UsageError(unknown(name, self.knobs))
+
+    def live(self, knob: Knob) -> Live:
+        adapter = self.adapters[knob.adapter]
+        availability = adapter.probe(knob)
+        try:
+            return Live(adapter.parse(knob, adapter.read_text(knob)), availability, availability.why)
+        except (KnobError, ValueError) as error:
+            return Live(None, availability, availability.why or str(error))
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    tail = name.rpartition(".")[2]
+    near = difflib.get_close_matches(name, names, 3, 0.6) or [n for n in names if tail and tail in n][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "`tuned-spec knobs` lists all"
+    return f"{name}: not in the catalogue; {hint}"
+
+
+def bounds(knob: Knob) -> str:
+    """The range or the choices in words."""
+    if knob.choices:
+        return " ".join(knob.choices)
+    if knob.type == "bool":
+        return "0 or 1"
+    if knob.low is None and knob.high is None:
+        return "any"
+    low, high = ("" if b is None else str(b) for b in (knob.low, knob.high))
+    return f"{low} .. {high}"
+
+
+def text(value: Value | None) -> str:
+    return "-" if value is None else show.value(value)

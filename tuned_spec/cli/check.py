@@ -1,0 +1,105 @@
+"""`check`: policy files, all problems at once, or what they come to on this host."""
+
+from __future__ import annotations
+
+import argparse
+import pwd
+
+from tuned_spec import paths
+from tuned_spec.cli import show
+from tuned_spec.cli.catalogue import Host
+from tuned_spec.errors import PolicyError
+from tuned_spec.model import Policy
+from tuned_spec.policy.load import Loaded, load
+from tuned_spec.sense import metrics
+from tuned_spec.sense.sensor import Sense
+from tuned_spec.speculate.rules import inert
+
+
+def main(args: argparse.Namespace) -> int:
+    host = Host(args.root)
+    try:
+        loaded = load_policy(args.policies or ["default"], host, args)
+    except PolicyError as error:
+        if args.json:
+            show.json_out({"v": 1, "command": "check", "ok": False, "problems": error.problems})
+        else:
+            print(error)
+            count = len(error.problems)
+            print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
+        return error.exit_code
+    policy = loaded.policy
+    sleeping = inert(policy.rules, absent_metrics(policy, args))
+    missing = [
+        (name, here.why)
+        for name in sorted(
+            {a.knob for r in policy.rules for a in r.do} | {limit.knob for limit in policy.limits}
+        )
+        if not (here := host.live(host.knobs[name])).availability.writable
+    ]
+    if args.json:
+        show.json_out(
+            {
+                "v": 1,
+                "command": "check",
+                "ok": True,
+                "files": [str(f) for f in loaded.files],
+                "policy": policy,
+                "values": {
+                    key: {"text": loaded.texts[key], "from": loaded.origins[key]} for key in loaded.origins
+                },
+                "inert": [{"rule": rule, "reason": reason} for rule, reason in sleeping],
+                "unavailable": [{"knob": knob, "why": why} for knob, why in missing],
+            }
+        )
+        return 0
+    print(f"{' + '.join(policy.names)}: {len(policy.rules)} rules, mode {policy.mode.value}, no problems")
+    print("".join(f"  {path}\n" for path in loaded.files))
+    print(show.table(merged(loaded), ("KEY", "FROM", "VALUE")))
+    if sleeping:
+        print(f"\n{show.heading('inert on this host')}")
+        print(show.table(sleeping, ("RULE", "WHY"), indent=2))
+    if missing:
+        print(f"\n{show.heading('knobs that cannot be written here')}")
+        print(show.table(missing, ("KNOB", "WHY"), indent=2))
+    return 0
+
+
+def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loaded:
+    """As the daemon loads it. Raises PolicyError with every problem."""
+    return load(
+        names,
+        shipped=paths.shipped_policies(),
+        dropins=args.root / paths.DROPINS.relative_to("/"),
+        catalogue=host.knobs,
+        metrics=metrics.known,
+        uid_of=lambda user: int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid,
+        metric_names=metrics.METRICS,
+    )
+
+
+def absent_metrics(policy: Policy, args: argparse.Namespace) -> dict[str, str]:
+    """Metrics that the rules name and this host does not have -> why."""
+    wanted = set()
+    for rule in policy.rules:
+        wanted |= {rule.expect.metric} | {guard.metric for guard in rule.guard}
+        for condition in rule.when:
+            link = condition
+            while link:
+                wanted.add(link.metric)
+                link = link.fallback  # type: ignore[assignment]
+    sense = Sense(args.root, policy.cgroups, frozenset(wanted))
+    try:
+        return dict(sense.absent())
+    finally:
+        sense.close()
+
+
+def merged(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Each value with the line that gave it; files by their names, which are listed above in full."""
+    short = {str(path): path.name for path in loaded.files}
+    rows = []
+    for key, text in loaded.texts.items():
+        file, colon, line = loaded.origins[key].rpartition(":")
+        rows.append((key, f"{short.get(file, file)}{colon}{line}", text))
+    return rows

@@ -1,0 +1,125 @@
+"""`history`: what was decided and done, a line each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from tuned_spec.cli import show
+from tuned_spec.ledger.history import Entry, read
+
+Data = Mapping[str, object]
+
+
+def main(args: argparse.Namespace) -> int:
+    now = time.time()
+    since = now - show.seconds(args.since, "--since") if args.since else None
+    limit = args.last if args.last > 0 else None
+    entries = read(args.state_dir, knob=args.knob, trial=args.trial, limit=limit, since=since)
+    if args.json:
+        show.json_out({"v": 1, "command": "history", "entries": entries})
+    elif not entries:
+        print(f"no entries{' match' if args.knob or args.trial or args.since else ''} in {args.state_dir}")
+    else:
+        head = ("WHEN", "WHAT", "TRIAL", "DETAILS")
+        rows = [(show.when(e.wall, now), e.kind, e.trial or "-", sentence(e)) for e in entries]
+        print(show.table(rows, head))
+    return 0
+
+
+def sentence(entry: Entry) -> str:
+    """One entry in words; a kind of another version is shown as its data."""
+    tell = SENTENCES.get(entry.kind)
+    if tell is None:
+        return msgspec.json.encode(entry.data).decode()
+    words = tell(entry.data)
+    about = ", ".join(k for k in entry.knobs if k not in words)
+    rule = f" [{entry.rule}]" if entry.rule else ""
+    return f"{about}{': ' if about and words else ''}{words}{rule}"
+
+
+def _proposed(data: Data) -> str:
+    seen = data.get("seen")
+    metrics = ", ".join(f"{n} {show.number(v)}" for n, v in seen.items()) if isinstance(seen, Mapping) else ""
+    return show.writes(data.get("writes")) + (f" on {metrics}" if metrics else "")
+
+
+def _applied(data: Data) -> str:
+    rounded = data.get("rounded")
+    note = (
+        f" (rounded by the kernel: {', '.join(map(str, rounded))})"
+        if isinstance(rounded, list) and rounded
+        else ""
+    )
+    return f"{show.writes(data.get('after'))}, before {show.writes(data.get('before'))}{note}"
+
+
+def verdict(data: Data) -> str:
+    """A verdict with its figures."""
+    text = str(data.get("kind", "?"))
+    if data.get("effect") is not None:
+        text += f", effect {show.percent(data['effect'])}"
+        if data.get("low") is not None:
+            text += f" ({show.percent(data['low'])} to {show.percent(data.get('high'))})"
+    if data.get("e_value") is not None:
+        text += f", e-value {show.number(data['e_value'])}"
+    if data.get("pairs"):
+        text += f", {data['pairs']} pairs"
+    return f"{text}: {data.get('reason', '')}"
+
+
+def outcomes(data: Data) -> str:
+    found = data.get("outcomes")
+    if not isinstance(found, list):
+        return ""
+    return ", ".join(
+        f"{o.get('knob')} {o.get('status')}"
+        + (f" ({o['why']})" if o.get("why") else f" to {o.get('original')}")
+        for o in found
+        if isinstance(o, Mapping)
+    )
+
+
+def _reverted(data: Data) -> str:
+    done = outcomes(data)
+    return str(data.get("why", "")) + (f": {done}" if done else "")
+
+
+def _start(data: Data) -> str:
+    policy = data.get("policy")
+    names = "+".join(map(str, policy)) if isinstance(policy, list) else str(policy)
+    return f"process {data.get('pid')}, {data.get('mode')}, policy {names}, actor {data.get('actor')}"
+
+
+def _refused(data: Data) -> str:
+    times = data.get("times", 1)
+    return f"{data.get('code')}: {data.get('what')}" + (f" ({times} times)" if times != 1 else "")
+
+
+def _fault(data: Data) -> str:
+    return str(data.get("what", "")) + (f"; {data['hint']}" if data.get("hint") else "")
+
+
+# kind (a key of model.RECORD_KINDS) -> its data in words
+SENTENCES: dict[str, Callable[[Data], str]] = {
+    "start": _start,
+    "stop": _reverted,
+    "would": _proposed,
+    "proposed": _proposed,
+    "refused": _refused,
+    "applied": _applied,
+    "failed": lambda data: str(data.get("what", "")),
+    "verdict": verdict,
+    "ignored": lambda data: str(data.get("what", "")),
+    "confirmed": lambda data: show.writes(data.get("writes")),
+    "overwritten": lambda data: show.writes(data.get("writes")),
+    "reverted": _reverted,
+    "foreign": lambda data: (
+        f"{show.value(data.get('found'))} by {data.get('writer')}, ours was {show.value(data.get('ours'))}"
+    ),
+    "actor": lambda data: str(data.get("what", "")),
+    "fault": _fault,
+}

@@ -1,0 +1,298 @@
+"""`why KNOB`: the chain from the original value to the live one."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Mapping
+
+from tuned_spec.cli import live, show
+from tuned_spec.cli.catalogue import Host, Live, bounds, text
+from tuned_spec.cli.history import outcomes, verdict
+from tuned_spec.cli.sysctl_d import Owners, Setting
+from tuned_spec.errors import TunedSpecError
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.history import Entry
+from tuned_spec.model import Frozen, Knob, Value
+
+
+class Chain(Frozen, frozen=True):
+    """All links; an absent one is None or empty. `whose` is original, ours, foreign or unknown."""
+
+    knob: str
+    summary: str
+    source: str
+    unit: str
+    range: str
+    risk: str
+    live: Value | None
+    live_error: str
+    whose: str
+    original: Value | None
+    set_by: Setting | None
+    rule: Mapping[str, object] | None  # id, reason, source, origin
+    trial: str
+    entries: list[Entry]  # of the last trial, oldest first
+    refused: Entry | None  # the last refusal since
+    foreign: Entry | None  # the last foreign write since
+    open: Mapping[str, object] | None  # the trial now under way, as the daemon says it
+    history_error: str = ""
+
+    def last(self, *kinds: str) -> Entry | None:
+        return next((e for e in reversed(self.entries) if e.kind in kinds), None)
+
+
+def main(args: argparse.Namespace) -> int:
+    host = Host(args.root)
+    knob = host.knob(args.knob)
+    chain = trace(host, knob, args)
+    if args.json:
+        show.json_out({"v": 1, "command": "why", "chain": chain})
+    else:
+        print(told(chain, time.time()))
+    return 0
+
+
+# ------------------------------------------------------------------------- gathering
+
+
+def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
+    here = host.live(knob)
+    entries, trouble = live.history(args.state_dir, knob=knob.id, limit=1000)
+    trial = next(
+        (e.trial for e in reversed(entries) if e.trial and e.kind in ("proposed", "would", "applied")), ""
+    )
+    of_trial = [e for e in entries if e.trial == trial] if trial else []
+    start = of_trial[0].id if of_trial else 0
+    since = [e for e in entries if e.id >= start]
+    refused = _last(since, "refused")
+    adapter = host.adapters[knob.adapter]
+    rows, damage = live.undo_rows(args.runtime_dir)
+    boot = repair.boot_id()
+    row = next((r for r in rows if r.knob == knob.id and r.boot_id == boot), None)
+    original: Value | None = adapter.parse(knob, row.original) if row else None
+    ours = adapter.parse(knob, row.ours) if row and row.status in repair.ACTIVE else None
+    if original is None:
+        original, ours = _from_history(entries, knob.id, boot)
+    rule = next((e.rule for e in (*reversed(of_trial), refused) if e and e.rule), "")
+    daemon = live.daemon(args.runtime_dir)
+    return Chain(
+        knob=knob.id,
+        summary=knob.summary,
+        source=knob.source,
+        unit=knob.unit,
+        range=bounds(knob),
+        risk=knob.risk.value,
+        live=here.value,
+        live_error=here.why,
+        whose=_whose(here, original, ours, touched=bool(row or of_trial)),
+        original=original,
+        set_by=Owners(args.root).of(knob),
+        rule=_rule(rule, of_trial, refused, host, args) if rule else None,
+        trial=trial,
+        entries=of_trial,
+        refused=refused,
+        foreign=_last(since, "foreign"),
+        open=_open(daemon, knob.id),
+        history_error=trouble or "; ".join(damage),
+    )
+
+
+def _last(entries: list[Entry], kind: str) -> Entry | None:
+    return next((e for e in reversed(entries) if e.kind == kind), None)
+
+
+def _from_history(entries: list[Entry], knob: str, boot: str) -> tuple[Value | None, Value | None]:
+    """The value before the first change of this boot and the last one written, where the journal is gone."""
+    applied = [e for e in entries if e.kind == "applied" and e.boot_id == boot]
+    if not applied:
+        return None, None
+    over = _last([e for e in entries if e.id > applied[-1].id], "reverted")
+    return _written(applied[0], "before", knob), None if over else _written(applied[-1], "after", knob)
+
+
+def _written(entry: Entry, side: str, knob: str) -> Value | None:
+    writes = entry.data.get(side)
+    for write in writes if isinstance(writes, list) else []:
+        if write["knob"] == knob:
+            value: Value = tuple(write["value"]) if isinstance(write["value"], list) else write["value"]
+            return value
+    return None
+
+
+def _whose(here: Live, original: Value | None, ours: Value | None, touched: bool) -> str:
+    if here.value is None:
+        return "unknown"
+    if original is None:
+        return "unknown" if touched else "original"
+    if here.value == original:
+        return "original"
+    return "ours" if here.value == ours else "foreign"
+
+
+def _rule(
+    rule: str, entries: list[Entry], refused: Entry | None, host: Host, args: argparse.Namespace
+) -> Mapping[str, object]:
+    """What is on record of the rule, and from its policy file what is not."""
+    found: dict[str, object] = {"id": rule}
+    proposed = next((e for e in entries if e.kind in ("proposed", "would")), None)
+    if proposed:
+        found |= {name: proposed.data[name] for name in ("reason", "seen", "expect") if name in proposed.data}
+    last = live.last(args.state_dir, running=True)
+    try:
+        from tuned_spec.cli.check import load_policy
+
+        policy = load_policy(list(last.policy) or ["default"], host, args).policy
+        here = next(r for r in policy.rules if r.id == rule)
+        found = {"reason": here.reason, "source": here.source, "origin": here.origin} | found
+    except (TunedSpecError, StopIteration):
+        pass  # the policy has changed or gone since: the record stands alone
+    return found
+
+
+def _open(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
+    trials = daemon.status.get("open", [])
+    for trial in trials if isinstance(trials, list) else []:
+        if isinstance(trial, dict) and knob in trial.get("knobs", {}):
+            return trial
+    return None
+
+
+# --------------------------------------------------------------------------- telling
+
+
+def told(chain: Chain, now: float) -> str:
+    links = [(name, tell(chain, now)) for name, tell in LINKS.items()]
+    top = [show.wrapped(f"{show.heading(chain.knob)}: {chain.summary}", 2), ""]
+    body = show.table([(name, words) for name, words in links if words])
+    tail = ["", show.wrapped(chain.history_error, 2)] if chain.history_error else []
+    return "\n".join([*top, body, *tail])
+
+
+def _value(chain: Chain, value: Value | None) -> str:
+    return text(value) + (
+        f" {chain.unit}" if value is not None and chain.unit not in ("", "-", "none") else ""
+    )
+
+
+def _original(chain: Chain, now: float) -> str:
+    by = chain.set_by
+    setter = f"set to {by.text} by {by.file}:{by.line}" if by else "no sysctl.d file sets it"
+    if not chain.trial and chain.original is None:
+        return setter
+    return f"{_value(chain, chain.original)} ({setter})"
+
+
+def _rule_link(chain: Chain, now: float) -> str:
+    rule = chain.rule
+    if rule is None:
+        return "no rule has touched it, as far as the history goes"
+    words = str(rule["id"])
+    if rule.get("origin"):
+        words += f" ({rule['origin']})"
+    if rule.get("reason"):
+        words += f": {rule['reason']}"
+    if rule.get("source"):
+        words += f" Source: {rule['source']}"
+    return words
+
+
+def _seen(chain: Chain, now: float) -> str:
+    seen = chain.rule.get("seen") if chain.rule else None
+    if not isinstance(seen, Mapping):
+        return ""
+    moment = chain.last("proposed", "would")
+    at = f" at {show.when(moment.wall, now)}" if moment else ""
+    return ", ".join(f"{name} = {show.number(value)}" for name, value in seen.items()) + at
+
+
+def _envelope(chain: Chain, now: float) -> str:
+    moment = chain.last("proposed", "would")
+    words = []
+    if moment:
+        verb = "would write" if moment.kind == "would" else "allowed"
+        words.append(f"{verb} {show.writes(moment.data.get('writes'))}")
+    if chain.refused and (not moment or chain.refused.id > moment.id):
+        data = chain.refused.data
+        words.append(
+            f"refused at {show.when(chain.refused.wall, now)}: {data.get('code')}: {data.get('what')}"
+        )
+    return "; ".join(words)
+
+
+def _written_link(chain: Chain, now: float) -> str:
+    failed, applied = chain.last("failed"), chain.last("applied")
+    if failed:
+        return f"the kernel refused: {failed.data.get('what')}"
+    if not applied:
+        return "nothing (observe mode)" if chain.last("would") else ""
+    rounded = applied.data.get("rounded")
+    note = ", rounded by the kernel" if isinstance(rounded, list) and chain.knob in rounded else ""
+    return f"{show.writes(applied.data.get('after'))}{note}, at {show.when(applied.wall, now)}"
+
+
+def _trial(chain: Chain, now: float) -> str:
+    if chain.open:
+        left = chain.open.get("deadline_in_s", 0)
+        span = show.span(float(left)) if isinstance(left, (int, float)) else "?"
+        return (
+            f"{chain.trial}, under way: {chain.open.get('state')}, arm {chain.open.get('arm')}, "
+            f"{chain.open.get('pairs')} pairs, ends in {span}"
+        )
+    found = chain.last("verdict")
+    if not found:
+        return chain.trial
+    data = found.data
+    figures = verdict(data | {"reason": ""}).removesuffix(": ")
+    words = f"{chain.trial}: {figures}, claim {data.get('claim', 'none')}"
+    guards = data.get("guards")
+    if isinstance(guards, Mapping) and guards:
+        words += "; guards: " + ", ".join(f"{name} {state}" for name, state in guards.items())
+    return words
+
+
+def _verdict(chain: Chain, now: float) -> str:
+    words = []
+    found, end = chain.last("verdict"), chain.last("confirmed", "overwritten", "reverted")
+    if found:
+        words.append(f"{found.data.get('kind')}: {found.data.get('reason', '')}")
+    if end:
+        done = outcomes(end.data) if end.kind == "reverted" else show.writes(end.data.get("writes"))
+        why = f" ({end.data.get('why')})" if end.kind == "reverted" else ""
+        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}: {done}")
+    elif chain.trial and not chain.open and not chain.last("would"):
+        words.append("none on record: the daemon ended first")
+    return "; ".join(words)
+
+
+def _live(chain: Chain, now: float) -> str:
+    if chain.live is None:
+        return f"cannot be read: {chain.live_error}"
+    words = {
+        "original": "the original" if chain.trial else "untouched by tuned-spec",
+        "ours": "ours",
+        "foreign": "foreign: neither the original nor ours",
+        "unknown": "whose is unknown: no original is on record",
+    }[chain.whose]
+    if chain.foreign and chain.whose == "foreign":
+        data = chain.foreign.data
+        words += f", {show.value(data.get('found'))} was written by {data.get('writer')}"
+    return f"{_value(chain, chain.live)} ({words})" + (f"; {chain.live_error}" if chain.live_error else "")
+
+
+def _range(chain: Chain, now: float) -> str:
+    return f"{chain.range}, risk {chain.risk}. Source: {chain.source}"
+
+
+# link of the chain -> its words; an empty one is left out
+LINKS: dict[str, Callable[[Chain, float], str]] = {
+    "original": _original,
+    "rule": _rule_link,
+    "saw": _seen,
+    "envelope": _envelope,
+    "written": _written_link,
+    "trial": _trial,
+    "verdict": _verdict,
+    "live now": _live,
+    "range": _range,
+}

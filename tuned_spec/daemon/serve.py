@@ -1,0 +1,543 @@
+"""Wiring and event loop: turns what happens into events, and the engine's commands into deeds.
+
+Owns the descriptors, the clock and the order in which things are started and stopped. Decides
+nothing: that is the engine's. Single-threaded but for the history's writer.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import select
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from tuned_spec import __version__, engine, paths
+from tuned_spec.daemon.actor_link import ActorLink
+from tuned_spec.daemon.control import Client, ControlSocket, Request
+from tuned_spec.daemon.log import Log
+from tuned_spec.daemon.notify import sd_notify, watchdog_s
+from tuned_spec.daemon.options import Options
+from tuned_spec.engine.events import (
+    ActorChanged,
+    ActorSaid,
+    Applied,
+    Apply,
+    ApplyFailed,
+    Ask,
+    Command,
+    Event,
+    ForeignFound,
+    Hold,
+    JournalChanged,
+    Look,
+    Looked,
+    Note,
+    Observed,
+    Pause,
+    Resume,
+    Revert,
+    RevertAll,
+    Reverted,
+    SenseNow,
+    Stop,
+    TakeUp,
+    Tell,
+    Ticked,
+)
+from tuned_spec.errors import JournalError, KnobError, UsageError
+from tuned_spec.knobs.catalogue import load as load_catalogue
+from tuned_spec.knobs.files import adapters, narrowed
+from tuned_spec.knobs.watch import Watch
+from tuned_spec.ledger.history import History
+from tuned_spec.ledger.journal import Journal, take_lock
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import (
+    Hello,
+    Mode,
+    Outcome,
+    Policy,
+    ProbeAnswer,
+    Record,
+    Refusal,
+    ToActor,
+)
+from tuned_spec.policy.load import load as load_policy
+from tuned_spec.sense.gauges import GaugeSocket
+from tuned_spec.sense.metrics import known
+from tuned_spec.sense.sensor import Sense, pace
+from tuned_spec.sense.triggers import Trigger, open_triggers
+from tuned_spec.speculate.rules import RulesMemory, inert
+
+LONGEST_WAIT_S = 5.0
+
+replace = msgspec.structs.replace
+
+
+def clock() -> float:
+    """Seconds of CLOCK_BOOTTIME: goes on in suspend, never steps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def serve(options: Options) -> int:
+    """Run until told to stop; everything is put back on the way out. Returns the exit status."""
+    for directory, mode in ((options.runtime_dir, 0o755), (options.state_dir, 0o750)):
+        try:
+            directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{directory}: cannot be made ({error.strerror}); name another place") from error
+    lock = take_lock(options.runtime_dir)
+    try:
+        daemon = Daemon(options)
+        try:
+            return daemon.run()
+        finally:
+            daemon.close()
+    finally:
+        os.close(lock)
+
+
+class Daemon:
+    def __init__(self, options: Options) -> None:
+        self.options, self.started = options, clock()
+        self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self.log = Log()
+        access = adapters(options.root)
+        catalogue = narrowed(load_catalogue(), access)
+        loaded = load_policy(
+            options.policies,
+            shipped=paths.shipped_policies(),
+            dropins=options.dropins,
+            catalogue=catalogue,
+            metrics=known,
+            uid_of=_uid_of,
+        )
+        policy, mode = loaded.policy, options.mode or loaded.policy.mode
+        if os.geteuid() != 0 and mode is not Mode.OBSERVE:
+            self.log.say("not root: observing only, nothing will be written", mode=mode.value)
+            mode = Mode.OBSERVE
+        self.history = History(options.state_dir)
+        self.journal = Journal(options.runtime_dir, self.boot_id)
+        self.ledger = Ledger(catalogue, access, self.journal, clock)
+        self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
+        self.inert = inert(policy.rules, self.sense.absent())
+        self.gauges = GaugeSocket(
+            options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
+        )
+        self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
+        self.actor = ActorLink(options.seed)
+        self.triggers, reasons = open_triggers(options.root, policy.cgroups)
+        for reason in reasons:
+            self.log.say("no pressure trigger, ticking instead", reason=reason)
+        knobs = [catalogue[action.knob] for rule in policy.rules for action in rule.do]
+        self.knob_at = {access[knob.adapter].path(knob): knob.id for knob in knobs}
+        self.watch = Watch(path for path in self.knob_at if path.exists())
+        self.writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
+        self.next_tick = self.next_journal_check = clock()
+        self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
+        self.state = engine.State(
+            setup=engine.Setup.of(policy, catalogue),
+            mode=mode,
+            rules=RulesMemory(),
+            prefix=f"{int(time.time()) % 1_000_000:x}.",
+            t=self.started,
+        )
+        self.epoll = select.epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.wake_read, self.wake_write = socket.socketpair()
+        self.wake_read.setblocking(False)
+        self.wake_write.setblocking(False)
+
+    # ------------------------------------------------------------------------------- loop
+
+    def run(self) -> int:
+        self.repair_leftovers()
+        self.on(self.gauges.fileno(), select.EPOLLIN, self.read_gauges)
+        self.on(self.control.listener.fileno(), select.EPOLLIN, self.accept_client)
+        self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
+        for trigger in self.triggers:
+            self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
+        watch = self.watch.fileno()
+        if watch is not None:
+            self.on(watch, select.EPOLLIN, self.foreign_hand)
+        signal.set_wakeup_fd(self.wake_write.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        mode, policy = self.state.mode, self.state.setup.policy
+        self.record(
+            Record(
+                "start",
+                clock(),
+                data={
+                    "pid": os.getpid(),
+                    "mode": mode.value,
+                    "policy": policy.names,
+                    "actor": self.actor.kind,
+                    "boot_id": self.boot_id,
+                    "version": __version__,
+                },
+            )
+        )
+        sd_notify(f"READY=1\nSTATUS={mode.value}, policy {'+'.join(policy.names)}")
+        watchdog, next_kick = watchdog_s(), 0.0
+        while not self.stop_why:
+            t = clock()
+            self.keep_actor(t)
+            if t >= self.next_tick:
+                self.tick(t)
+            if watchdog and t >= next_kick:
+                sd_notify("WATCHDOG=1")
+                next_kick = t + watchdog
+            if self.options.for_s is not None and t >= self.started + self.options.for_s:
+                self.stop_why = "its time was up"
+                break
+            self.poll(t)
+            self.dispatch(Ticked(clock()))
+        self.stop()
+        return self.exit_status
+
+    def on(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        self.handlers[fd] = handler
+        self.epoll.register(fd, mask)
+
+    def off(self, fd: int) -> None:
+        if self.handlers.pop(fd, None):
+            self.epoll.unregister(fd)
+
+    def poll(self, t: float) -> None:
+        due = [self.next_tick, engine.next_wake(self.state), self.actor.start_at, t + LONGEST_WAIT_S]
+        if self.options.for_s is not None:
+            due.append(self.started + self.options.for_s)
+        wait = max(0.0, min(x for x in due if x is not None) - clock())
+        for fd, mask in self.epoll.poll(wait):
+            if fd in self.handlers:  # an earlier handler of this round may have dropped it
+                self.handlers[fd](mask)
+
+    def tick(self, t: float) -> None:
+        observation = self.sense.observe(t)
+        self.tick_s = pace(observation)
+        self.next_tick = t + self.tick_s
+        for event in self.foreign():
+            self.dispatch(event)
+        self.dispatch(Observed(observation.t, observation.values))
+        for client in self.control.silent(t):
+            self.drop_client(client)
+        if not self.state.journal_ok:
+            self.try_journal()
+
+    def keep_actor(self, t: float) -> None:
+        needed = self.state.mode is not Mode.OBSERVE
+        if needed and self.actor.start_at is not None and t >= self.actor.start_at:
+            self.actor.start(t)
+            assert self.actor.sock is not None
+            self.on(self.actor.sock.fileno(), select.EPOLLIN, self.hear_actor)
+
+    # --------------------------------------------------------------------- what comes in
+
+    def read_gauges(self, _mask: int) -> None:
+        t = clock()
+        samples = self.gauges.receive(t)
+        # One event a sample, so that a burst is a series of readings and not only its last one.
+        for sample in samples:
+            self.dispatch(Observed(t, {sample.name: sample.value}, host=False))
+
+    def pressure(self, trigger: Trigger, mask: int) -> None:
+        if mask & select.EPOLLERR:  # its cgroup is gone
+            self.off(trigger.fd)
+            os.close(trigger.fd)
+            self.triggers.remove(trigger)
+        self.next_tick = clock()
+
+    def foreign_hand(self, _mask: int) -> None:
+        for event in self.foreign():
+            self.dispatch(event)
+
+    def foreign(self) -> tuple[ForeignFound, ...]:
+        """Compare every knob of ours with the kernel; whoever wrote one is named if the watch saw it."""
+        for seen in self.watch.read():
+            self.writers[self.knob_at[seen.path]] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
+        found = self.ledger.audit()
+        named = tuple(replace(w, writer=self.writers.get(w.knob, w.writer)) for w in found)
+        return (ForeignFound(clock(), named),) if named else ()
+
+    def read_signals(self, _mask: int) -> None:
+        for number in self.wake_read.recv(64):
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.stop_why = f"stopped by {signal.Signals(number).name}"
+
+    def hear_actor(self, mask: int) -> None:
+        t = clock()
+        if mask & select.EPOLLOUT:
+            self.mind_actor(self.actor.flush())
+        messages, trouble = self.actor.receive(t)
+        for message in messages:
+            if isinstance(message, Hello):
+                trouble = trouble or self.actor.accept(message)
+                if not trouble:
+                    what = f"{message.kind} actor started, process {message.pid}, uid {message.uid}"
+                    self.dispatch(ActorChanged(clock(), True, what))
+            elif self.actor.ready:
+                self.dispatch(ActorSaid(clock(), message))
+            else:
+                trouble = trouble or "it spoke before it said hello"
+        self.mind_actor(trouble)
+
+    def mind_actor(self, trouble: str) -> None:
+        """Give the actor up if there is trouble, else listen for room to write if it needs that."""
+        if self.actor.sock is None:
+            return
+        fd = self.actor.sock.fileno()
+        if not trouble:
+            self.epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if self.actor.wants_to_write else 0))
+            return
+        self.off(fd)
+        self.actor.give_up(clock())
+        self.dispatch(ActorChanged(clock(), False, f"actor given up: {trouble}"))
+
+    # ----------------------------------------------------------------------- control socket
+
+    def accept_client(self, _mask: int) -> None:
+        client = self.control.accept(clock())
+        if client:
+            self.on(client.sock.fileno(), select.EPOLLIN, lambda mask: self.serve_client(client, mask))
+
+    def serve_client(self, client: Client, mask: int) -> None:
+        if mask & select.EPOLLOUT:
+            more = self.control.flush(client)
+        else:
+            request = self.control.read(client)
+            if request is None:
+                return
+            if request == "closed":
+                self.drop_client(client)
+                return
+            reply: dict[str, object] = (
+                {"ok": False, "error": request}
+                if isinstance(request, str)
+                else self.answer(request, client.may_change)
+            )
+            more = self.control.answer(client, reply)
+        if more:
+            self.epoll.modify(client.sock.fileno(), select.EPOLLOUT)
+        else:
+            self.drop_client(client)
+
+    def drop_client(self, client: Client) -> None:
+        if client.sock.fileno() >= 0:
+            self.off(client.sock.fileno())
+        self.control.drop(client)
+
+    def answer(self, request: Request, may_change: bool) -> dict[str, object]:
+        unknown = [k for k in request.knobs if k not in self.state.setup.catalogue]
+        if request.do == "status":
+            return {"ok": True, "status": self.status()}
+        if request.do not in ("restore", "pause", "resume"):
+            return {"ok": False, "error": f"{request.do}: unknown; status, restore, pause or resume"}
+        if not may_change:
+            return {"ok": False, "error": f"{request.do}: only root may change what is tuned; use sudo"}
+        if unknown:
+            return {"ok": False, "error": f"{', '.join(unknown)}: not in the catalogue"}
+        match request.do:
+            case "restore":
+                self.reverted_now = ()
+                self.dispatch(Pause(clock(), restore=True, knobs=request.knobs))
+                return {"ok": True, "outcomes": self.reverted_now, "paused": True}
+            case "pause":
+                self.dispatch(Pause(clock()))
+            case _:
+                self.dispatch(Resume(clock(), request.knobs))
+        return {"ok": True, "paused": self.state.paused}
+
+    def status(self) -> dict[str, object]:
+        t = clock()
+        return {
+            "pid": os.getpid(),
+            "version": __version__,
+            "since_s": round(t - self.started, 1),
+            **engine.describe(self.state, t),
+            "actor": {
+                "kind": self.actor.kind,
+                "alive": self.actor.ready,
+                "pid": self.actor.pid,
+                "restarts": max(0, self.actor.restarts),
+            },
+            "inert": [{"rule": rule, "reason": reason} for rule, reason in self.inert],
+            "rejected_samples": self.gauges.rejected,
+            "writer_watch": self.watch.why or "fanotify",
+            "journal_ok": self.state.journal_ok,
+            "tick_s": self.tick_s,
+        }
+
+    # ------------------------------------------------------------------------- what goes out
+
+    def dispatch(self, event: Event) -> None:
+        """One event, and all that follows from it, to the end."""
+        waiting = deque([event])
+        while waiting:
+            self.state, commands = engine.step(self.state, waiting.popleft())
+            for command in commands:
+                waiting.extend(self.execute(command))
+
+    def execute(self, command: Command) -> tuple[Event, ...]:
+        match command:
+            case Look():
+                return (self.look(command),)
+            case Apply():
+                return self.apply(command)
+            case Revert():
+                return self.revert(command)
+            case RevertAll():
+                return self.revert_all(command)
+            case Hold():
+                return self.hold(command)
+            case TakeUp():
+                for knob in command.knobs:
+                    self.ledger.release(knob)
+            case SenseNow():
+                observation = self.sense.observe(clock())
+                return (Observed(observation.t, observation.values),)
+            case Ask():
+                probe = command.probe
+                error = f"{probe.name}: no such probe"
+                self.tell(ProbeAnswer(probe.case, probe.seq, "", error))
+            case Tell():
+                self.tell(command.message)
+            case Note():
+                self.record(command.record)
+            case _:
+                assert_never(command)
+        return ()
+
+    def look(self, command: Look) -> Looked:
+        live = {}
+        for name in command.knobs:
+            refusal = self.ledger.reversible(name)
+            if refusal:
+                return Looked(clock(), command.rule, {}, refusal)
+            try:
+                live[name] = self.ledger.value(name)
+            except KnobError as error:
+                return Looked(clock(), command.rule, {}, Refusal("absent", name, str(error)))
+        for name in command.beside:
+            try:
+                live[name] = self.ledger.value(name)
+            except KnobError:
+                pass  # not here: whoever needs it says so
+        return Looked(clock(), command.rule, live)
+
+    def apply(self, command: Apply) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        if {w.knob for event in foreign for w in event.writes} & {w.knob for w in command.writes}:
+            return foreign
+        try:
+            done = self.ledger.apply(command.trial, command.rule, command.writes)
+        except KnobError as error:
+            failed = ApplyFailed(clock(), command.trial, error.knob, error.code, str(error))
+            return (*foreign, failed)
+        except JournalError as error:
+            failed = ApplyFailed(clock(), command.trial, command.writes[0].knob, 0, str(error))
+            return (*foreign, JournalChanged(clock(), False, str(error)), failed)
+        applied = Applied(clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
+        return (*foreign, applied)
+
+    def hold(self, command: Hold) -> tuple[Event, ...]:
+        try:
+            self.ledger.hold(command.trial)
+        except JournalError as error:
+            # The value stays, as provisional as before: whatever ends this process takes it back.
+            return (JournalChanged(clock(), False, str(error)),)
+        return ()
+
+    def revert(self, command: Revert) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        outcomes = self.ledger.restore(command.restore) if command.restore else ()
+        if command.hold:
+            try:
+                self.ledger.apply(command.trial, command.rule, command.hold)
+                self.ledger.hold(command.trial)
+            except (KnobError, JournalError):
+                # What was confirmed cannot be had again: the original is the next best, and always safe.
+                outcomes += self.ledger.restore(tuple(w.knob for w in command.hold))
+        return (*foreign, Reverted(clock(), command.trial, outcomes, command.why))
+
+    reverted_now: tuple[Outcome, ...] = ()  # what the last RevertAll came to
+
+    def revert_all(self, command: RevertAll) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        self.reverted_now = self.ledger.restore(command.knobs or None)
+        return (*foreign, Reverted(clock(), "", self.reverted_now, command.why))
+
+    def tell(self, message: ToActor) -> None:
+        trouble = self.actor.tell(message)
+        if trouble or self.actor.wants_to_write:
+            self.mind_actor(trouble)
+
+    def record(self, record: Record) -> None:
+        self.history.record(record, time.time(), self.boot_id)
+        self.log.record(record)
+
+    # ------------------------------------------------------------------------ journal, ends
+
+    def try_journal(self) -> None:
+        """Is it back? Its own rows, written once more, tell."""
+        try:
+            self.journal.settle(self.ledger.rows())
+        except JournalError:
+            return
+        self.dispatch(JournalChanged(clock(), True, "the journal can be written again"))
+
+    def repair_leftovers(self) -> None:
+        """A daemon before us died with changes open: they go back before anything else is done."""
+        outcomes = self.ledger.restore(None)
+        if outcomes:
+            data: dict[str, object] = {"why": "left by a daemon that died", "outcomes": outcomes}
+            self.record(Record("reverted", clock(), knobs=tuple(o.knob for o in outcomes), data=data))
+
+    def stop(self) -> None:
+        sd_notify("STOPPING=1")
+        self.dispatch(Stop(clock(), self.stop_why))
+        data: dict[str, object] = {"why": self.stop_why, "outcomes": self.reverted_now}
+        self.record(Record("stop", clock(), data=data))
+        if any(o.status == "failed" for o in self.reverted_now):
+            self.exit_status = 1
+
+    def close(self) -> None:
+        signal.set_wakeup_fd(-1)
+        if self.actor.sock is not None:
+            self.actor.give_up(clock())
+        self.control.close()
+        self.gauges.close()
+        self.watch.close()
+        for trigger in self.triggers:
+            os.close(trigger.fd)
+        self.sense.close()
+        self.epoll.close()
+        self.wake_read.close()
+        self.wake_write.close()
+        self.journal.close()
+        self.history.close()
+
+
+def wanted_metrics(policy: Policy) -> frozenset[str]:
+    """The metrics that some rule reads, and the few that pace the loop: nothing else is sensed."""
+    names = {"cpu.busy", "cpu.iowait", "psi.cpu.some", "psi.memory.some", "psi.io.some"}
+    for rule in policy.rules:
+        names.add(rule.expect.metric)
+        names.update(guard.metric for guard in rule.guard)
+        for condition in rule.when:
+            names.add(condition.metric)
+            if condition.fallback:
+                names.add(condition.fallback.metric)
+    return frozenset(names)
+
+
+def _uid_of(user: str) -> int:
+    return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid

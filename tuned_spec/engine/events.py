@@ -1,0 +1,208 @@
+"""What can happen to the engine, and what it can ask for: the two unions that `step` maps between.
+
+Owns their shapes only. Each event carries its time `t` (seconds of CLOCK_BOOTTIME).
+"""
+
+from __future__ import annotations
+
+from tuned_spec.model import (
+    ForeignWrite,
+    Frozen,
+    Measure,
+    Outcome,
+    Probe,
+    Record,
+    Refusal,
+    ToActor,
+    Value,
+    Verdict,
+    Writes,
+)
+
+# ---------------------------------------------------------------------------------- events
+
+
+class Observed(Frozen, frozen=True):
+    """New metrics: from the host's own files (`host`), or gauges that programs sent."""
+
+    t: float
+    values: dict[str, float]
+    host: bool = True
+
+
+class Ticked(Frozen, frozen=True):
+    """Time has passed."""
+
+    t: float
+
+
+class Looked(Frozen, frozen=True):
+    """The answer to Look: what the knobs of a rule hold now, or why one cannot be used."""
+
+    t: float
+    rule: str
+    live: dict[str, Value]
+    refusal: Refusal | None = None
+
+
+class Applied(Frozen, frozen=True):
+    """The ledger wrote a trial's values and read them back. `before` is what they replaced."""
+
+    t: float
+    trial: str
+    before: Writes
+    after: Writes
+    rounded: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+class ApplyFailed(Frozen, frozen=True):
+    """The kernel or the journal refused; everything of that transaction is as it was before it."""
+
+    t: float
+    trial: str
+    knob: str
+    code: int
+    what: str
+
+
+class Reverted(Frozen, frozen=True):
+    """The answer to Revert and RevertAll (trial ""): what the ledger found and did."""
+
+    t: float
+    trial: str
+    outcomes: tuple[Outcome, ...]
+    why: str = ""
+
+
+class ForeignFound(Frozen, frozen=True):
+    t: float
+    writes: tuple[ForeignWrite, ...]
+
+
+class ActorSaid(Frozen, frozen=True):
+    t: float
+    message: Measure | Probe | Verdict
+
+
+class ActorChanged(Frozen, frozen=True):
+    t: float
+    alive: bool
+    what: str
+
+
+class JournalChanged(Frozen, frozen=True):
+    t: float
+    ok: bool
+    what: str = ""
+
+
+class Pause(Frozen, frozen=True):
+    """The owner wants no new changes; with `restore`, what is changed goes back now."""
+
+    t: float
+    restore: bool = False
+    knobs: tuple[str, ...] = ()  # restore only these; empty: all
+
+
+class Resume(Frozen, frozen=True):
+    """Changes may be made again; a knob named is taken up again after a foreign write."""
+
+    t: float
+    knobs: tuple[str, ...] = ()
+
+
+class Stop(Frozen, frozen=True):
+    t: float
+    why: str
+
+
+Event = (
+    Observed
+    | Ticked
+    | Looked
+    | Applied
+    | ApplyFailed
+    | Reverted
+    | ForeignFound
+    | ActorSaid
+    | ActorChanged
+    | JournalChanged
+    | Pause
+    | Resume
+    | Stop
+)
+
+# -------------------------------------------------------------------------------- commands
+
+
+class Look(Frozen, frozen=True):
+    """Read these knobs now, and prove that the way back is open. Answered by Looked.
+
+    `beside` are coupled knobs: their values are wanted too, if they can be had.
+    """
+
+    rule: str
+    knobs: tuple[str, ...]
+    beside: tuple[str, ...] = ()
+
+
+class Apply(Frozen, frozen=True):
+    """Journal, write, read back. Answered by Applied or ApplyFailed."""
+
+    trial: str
+    rule: str
+    writes: Writes
+
+
+class Revert(Frozen, frozen=True):
+    """Put a trial's knobs back: `restore` to their originals, `hold` to what was confirmed before it.
+
+    Answered by Reverted.
+    """
+
+    trial: str
+    restore: tuple[str, ...]
+    hold: Writes
+    rule: str
+    why: str
+
+
+class RevertAll(Frozen, frozen=True):
+    """Everything (or `knobs`) back to the originals. Answered by Reverted with no trial."""
+
+    why: str
+    knobs: tuple[str, ...] = ()
+
+
+class Hold(Frozen, frozen=True):
+    """A trial's rows are confirmed."""
+
+    trial: str
+
+
+class TakeUp(Frozen, frozen=True):
+    """Forget that these knobs were foreign."""
+
+    knobs: tuple[str, ...]
+
+
+class SenseNow(Frozen, frozen=True):
+    """Take a snapshot of the host now, so that no rate spans two arms. Answered by Observed."""
+
+
+class Ask(Frozen, frozen=True):
+    """Answer an actor's probe. The daemon sends ProbeAnswer itself."""
+
+    probe: Probe
+
+
+class Tell(Frozen, frozen=True):
+    message: ToActor
+
+
+class Note(Frozen, frozen=True):
+    record: Record
+
+
+Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | SenseNow | Ask | Tell | Note

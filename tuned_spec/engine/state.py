@@ -1,0 +1,183 @@
+"""What the engine knows: the frozen state that `step` carries from event to event, and questions to it.
+
+Owns no decisions. `Setup` is what never changes while a policy is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from tuned_spec.envelope import Envelope, OpenTrial, Situation
+from tuned_spec.model import Arm, Knob, Limit, Measure, Mode, Policy, Proposal, Rule, Value, Writes
+from tuned_spec.speculate.rules import RulesMemory
+
+HISTORY = 64  # values of each metric kept for a case
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation."""
+
+    policy: Policy
+    catalogue: Mapping[str, Knob]
+    limits: Mapping[str, Limit]
+    stale_s: Mapping[str, float]
+
+    @classmethod
+    def of(cls, policy: Policy, catalogue: Mapping[str, Knob]) -> Setup:
+        limits = {limit.knob: limit for limit in policy.limits}
+        return cls(policy, catalogue, limits, {m.name: m.stale_s for m in policy.metrics})
+
+    def rule(self, name: str) -> Rule | None:
+        return next((r for r in self.policy.rules if r.id == name), None)
+
+
+class Phase(StrEnum):
+    """Where one trial is. It ends by leaving the state; the history keeps what it was."""
+
+    APPLYING = "applying"  # the first write is on its way
+    JUDGING = "judging"  # provisional: the actor has the case
+    SWITCHING = "switching"  # an arm is being written for a measurement
+    KEEPING = "keeping"  # the verdict's value is being written, to be held
+    REVERTING = "reverting"  # going back
+
+
+class Window(msgspec.Struct, frozen=True):
+    """One measurement under way. It opens at `opens` and closes at `closes` (None: not switched yet)."""
+
+    ask: Measure
+    opens: float | None = None
+    closes: float | None = None
+    opened: bool = False
+    closing: bool = False
+    skip_host: bool = True  # the first host observation reaches back before the window
+    samples: dict[str, tuple[float, ...]] = {}
+
+
+class Trial(msgspec.Struct, frozen=True):
+    id: str
+    proposal: Proposal
+    phase: Phase
+    arm: Arm
+    before: Writes
+    after: Writes
+    deadline: float
+    window: Window | None = None
+    kept: str = ""  # "confirmed" or "overwritten" while KEEPING
+    keep: Writes = ()
+    why: str = ""  # why it goes back, while REVERTING
+    retry_at: float | None = None
+    tries: int = 0
+    cases_sent: int = 0
+    measured: int = 0
+
+    @property
+    def knobs(self) -> tuple[str, ...]:
+        return tuple(w.knob for w in self.proposal.writes)
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        return frozenset({self.proposal.expect.metric, *(g.metric for g in self.proposal.guard)})
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A confirmed value."""
+
+    knob: str
+    value: Value
+    trial: str
+    rule: str
+    since: float
+
+
+class Foreign(msgspec.Struct, frozen=True):
+    ours: Value
+    found: Value
+    writer: str
+    since: float
+
+
+class State(msgspec.Struct, frozen=True):
+    setup: Setup
+    mode: Mode
+    rules: RulesMemory
+    envelope: Envelope = Envelope()
+    trials: dict[str, Trial] = {}
+    held: dict[str, Held] = {}
+    foreign: dict[str, Foreign] = {}
+    originals: dict[str, Value] = {}  # of every knob that is not as we found it
+    latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
+    looking: frozenset[str] = frozenset()  # rules whose knobs are being read
+    refusals: dict[str, int] = {}  # code -> how often
+    last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
+    paused: bool = False
+    stopping: bool = False
+    journal_ok: bool = True
+    actor_alive: bool = False
+    started: int = 0  # trials so far
+    prefix: str = "t"  # makes trial ids distinct over restarts
+    t: float = 0.0
+
+
+def situation(state: State, t: float) -> Situation:
+    trials = tuple(
+        OpenTrial(
+            frozenset(trial.knobs),
+            trial.proposal.expect.metric,
+            all(state.setup.catalogue[k].alternable for k in trial.knobs),
+        )
+        for trial in state.trials.values()
+    )
+    return Situation(
+        t=t,
+        policy=state.setup.policy,
+        catalogue=state.setup.catalogue,
+        memory=state.envelope,
+        paused=state.paused or state.stopping,
+        journal_ok=state.journal_ok,
+        # Without a judge a change could only run out of time. Observing needs none.
+        actor_alive=state.actor_alive or state.mode is Mode.OBSERVE,
+        foreign=frozenset(state.foreign),
+        open_trials=trials,
+    )
+
+
+def describe(state: State, t: float) -> dict[str, object]:
+    """The engine's part of `tuned-spec status`, as JSON types."""
+    return {
+        "mode": state.mode.value,
+        "policy": list(state.setup.policy.names),
+        "paused": state.paused,
+        "alpha": state.setup.policy.alpha,
+        "open": [
+            {
+                "trial": trial.id,
+                "rule": trial.proposal.rule,
+                "knobs": {w.knob: w.value for w in trial.after or trial.proposal.writes},
+                "state": trial.phase.value,
+                "arm": trial.arm.value,
+                "pairs": trial.measured // 2,
+                "deadline_in_s": round(trial.deadline - t, 1),
+            }
+            for trial in state.trials.values()
+        ],
+        "held": [
+            {
+                "knob": held.knob,
+                "original": state.originals.get(held.knob),
+                "value": held.value,
+                "trial": held.trial,
+                "rule": held.rule,
+                "since_s": round(t - held.since, 1),
+            }
+            for held in state.held.values()
+        ],
+        "foreign": [
+            {"knob": name, "ours": f.ours, "found": f.found, "writer": f.writer}
+            for name, f in state.foreign.items()
+        ],
+        "refusals": state.refusals,
+        "metrics": {name: values[-1] for name, values in sorted(state.latest.items())},
+    }

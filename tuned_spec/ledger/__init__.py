@@ -1,0 +1,1 @@
+"""The one writer of the kernel: journal (on record), ledger (writes), repair (the way back)."""

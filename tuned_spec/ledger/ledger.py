@@ -1,0 +1,436 @@
+"""The one writer of the kernel: journal, write, read back; compare, put back.
+
+Owns the calls of Adapter.write and the meaning of a row; must not know why a knob is changed, nor what a
+clock, a lease or a policy is. The journal's files belong to journal.py, compare-and-restore to repair.py.
+
+`apply` is: read (a foreign value is refused), before-images and pending texts of the knobs and of all
+their coupled partners into the journal, write, read back, settle. Killed anywhere in it, every knob shows
+its original, the last value read back, or a pending text, each of which repair knows for ours. A value that
+a foreign writer puts between our write and our read back is taken for the kernel's rounding of ours; it
+is then put back with the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
+from tuned_spec.knobs.files import Adapter
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.repair import Row
+from tuned_spec.model import (
+    CouplingKind,
+    ForeignWrite,
+    Frozen,
+    Knob,
+    Outcome,
+    Receipt,
+    Refusal,
+    RowStatus,
+    Value,
+    Write,
+    Writes,
+)
+
+
+class Applied(Frozen, frozen=True):
+    """What one `apply` did. `before` and `after` can each be applied again (arms A and B).
+
+    A knob that its partner zeroes is in neither: 0 is not a value that can be written to it.
+    """
+
+    trial: str
+    before: Writes
+    after: Writes
+    rounded: tuple[str, ...]  # knobs that show another value than was asked for
+    seconds: float
+
+
+class Ledger:
+    """`clock` gives seconds (for Applied.seconds); `checkpoint` is called with a name at every boundary
+    where dying must be harmless, for tests that die there.
+    """
+
+    def __init__(
+        self,
+        catalogue: Mapping[str, Knob],
+        adapters: Mapping[str, Adapter],
+        journal: Journal,
+        clock: Callable[[], float],
+        checkpoint: repair.Checkpoint = repair.nothing,
+    ) -> None:
+        self._catalogue, self._adapters, self._journal = catalogue, adapters, journal
+        self._clock, self._checkpoint = clock, checkpoint
+        self._couplings = _both_ways(catalogue)
+        self._places = {knob: self._place(knob) for knob in catalogue}
+
+    # ------------------------------------------------------------------------------- reading
+
+    def rows(self) -> tuple[Row, ...]:
+        """Every row of the journal, whatever its status."""
+        return tuple(self._journal.rows.values())
+
+    def value(self, knob: str) -> Value:
+        """The live value. KnobAbsent, KnobRefused, or KnobRefused if the kernel's text makes no sense."""
+        entry = self._knob(knob)
+        text = self._adapters[entry.adapter].read_text(entry)
+        try:
+            return self._adapters[entry.adapter].parse(entry, text)
+        except ValueError as e:
+            raise KnobRefused(knob, "read", f"the kernel shows {text!r}: {e}", hint="report this knob") from e
+
+    def original(self, knob: str) -> Value | None:
+        """The value before our first write, if the knob is managed now."""
+        row = self._journal.rows.get(knob)
+        if row is None or row.status not in repair.ACTIVE:
+            return None
+        entry = self._knob(knob)
+        return self._adapters[entry.adapter].parse(entry, row.original)
+
+    def reversible(self, knob: str) -> Refusal | None:
+        """Why this knob may not be written, as far as can be told without writing.
+
+        "absent"; "read_only"; "irreversible": a one-way switch, a partner that cannot be read, or a
+        pair that zero each other and are both 0 (then no write leads back).
+        """
+        entry = self._catalogue.get(knob)
+        if entry is None:
+            return Refusal("absent", knob, "is not in the catalogue")
+        available = self._adapters[entry.adapter].probe(entry)
+        if not available.present:
+            return Refusal("absent", knob, available.why)
+        if not available.writable:
+            return Refusal("read_only", knob, available.why)
+        if entry.irreversible_when:
+            return Refusal("irreversible", knob, entry.irreversible_when)
+        for partner, kind in self._couplings.get(knob, {}).items():
+            if kind is CouplingKind.ORDERED:
+                continue
+            try:
+                if kind is CouplingKind.ZEROES and self.value(knob) == 0 == self.value(partner):
+                    return Refusal(
+                        "irreversible", knob, f"and {partner} are both 0: no write leads back to that"
+                    )
+                self.value(partner)
+            except KnobError as e:
+                return Refusal("irreversible", knob, f"changes {partner}, which cannot be read: {e}")
+        return None
+
+    # ------------------------------------------------------------------------------- writing
+
+    def apply(self, trial: str, rule: str, writes: Writes) -> Applied:
+        """Write `writes` as one transaction of `trial`; called again, it changes the values (toggles arms).
+
+        On a refused write all knobs of this call are put back to what they were before it, then the
+        KnobRefused is raised. KnobRefused also before any write: no way back (see `reversible`), the knob
+        is another open trial's, or somebody else's value is on it. JournalError: nothing was written.
+        """
+        start = self._clock()
+        writes = self._written(writes)
+        rows = self._before(trial, rule, writes)
+        texts = {row.knob: repair.read(row) for row in rows}
+        asked = [(w.knob, self._text(w.knob, w.value)) for w in writes]
+        pending = self._pending(writes)
+        intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
+        was = {row.knob: self._managed(row.knob) for row in rows}
+        self._checkpoint("apply:before_intent")
+        receipts = self._journal.intend(intent, asked)
+        self._checkpoint("apply:after_intent")
+        try:
+            self._prove([row for row in intent if was[row.knob] is None])
+            self._write(receipts)
+            self._checkpoint("apply:after_write")
+            settled = [r._replace(ours=repair.read(r), pending="") for r in intent]
+            self._checkpoint("apply:after_read_back")
+            self._journal.settle(settled)
+        except (KnobError, JournalError, OSError) as e:
+            self._undo(intent, texts, was)
+            if isinstance(e, OSError):
+                raise KnobRefused(
+                    writes[0].knob, "read", str(e), e.errno or 0, "the change was taken back"
+                ) from e
+            raise
+        self._checkpoint("apply:settled")
+        after = tuple(Write(w.knob, self._parsed(self._journal.rows[w.knob].ours, w.knob)) for w in writes)
+        return Applied(
+            trial=trial,
+            before=self._arm(texts),
+            after=after,
+            rounded=tuple(a.knob for a, w in zip(after, writes, strict=True) if a.value != w.value),
+            seconds=self._clock() - start,
+        )
+
+    def hold(self, trial: str, on_stop: str = "back") -> None:
+        """The trial is confirmed. `on_stop`: "back" or "keep". JournalError: it stays provisional."""
+        held = [
+            row._replace(status=RowStatus.HELD.value, on_stop=on_stop)
+            for row in self.rows()
+            if row.trial == trial and row.status == RowStatus.OPEN
+        ]
+        self._checkpoint("hold:before")
+        if held:
+            self._journal.intend(held, ())
+        self._checkpoint("hold:after")
+
+    def restore(self, knobs: Collection[str] | None = None) -> tuple[Outcome, ...]:
+        """Compare, put back, check: all managed knobs, or `knobs` and those coupled with them.
+
+        Never raises for a knob or for the journal: each Outcome says what came of it.
+        """
+        groups = None if knobs is None else {row.group for row in self.rows() if row.knob in knobs}
+        rows = [row for row in self.rows() if groups is None or row.group in groups]
+        outcomes = repair.restore(rows, self._journal.boot_id, self._journal.mark, self._checkpoint)
+        return tuple(Outcome(*outcome) for outcome in outcomes)
+
+    def audit(self) -> tuple[ForeignWrite, ...]:
+        """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
+        ours = [row for row in self.rows() if row.status in (RowStatus.OPEN, RowStatus.HELD)]
+        return self._disown(ours)
+
+    def release(self, knob: str) -> None:
+        """Take a foreign knob (and those coupled with it) up again: its value now is the next original."""
+        row = self._journal.rows.get(knob)
+        if row is not None:
+            self._journal.mark(
+                r._replace(status=RowStatus.VOID.value)
+                for r in self.rows()
+                if r.group == row.group and r.status == RowStatus.FOREIGN
+            )
+
+    # ------------------------------------------------------------------------------ the parts
+
+    def _knob(self, knob: str) -> Knob:
+        try:
+            return self._catalogue[knob]
+        except KeyError:
+            raise KnobAbsent(
+                knob, "probe", "is not in the catalogue", hint="see `tuned-spec knobs`"
+            ) from None
+
+    def _text(self, knob: str, value: Value) -> str:
+        entry = self._knob(knob)
+        return repair.shown(entry.type, self._adapters[entry.adapter].format(entry, value))
+
+    def _parsed(self, text: str, knob: str) -> Value:
+        entry = self._knob(knob)
+        return self._adapters[entry.adapter].parse(entry, text)
+
+    def _managed(self, knob: str) -> Row | None:
+        row = self._journal.rows.get(knob)
+        return row if row is not None and row.status in repair.ACTIVE else None
+
+    def _place(self, knob: str) -> tuple[str, int]:
+        """Group and rank. A group is what cannot be restored apart; ORDERED knobs can."""
+        group, ranks, edge = {knob}, {knob: 0}, [knob]
+        while edge:
+            here = edge.pop()
+            for partner, kind in self._couplings.get(here, {}).items():
+                if kind is not CouplingKind.ORDERED and partner not in group:
+                    group.add(partner)
+                    edge.append(partner)
+        for _ in group:  # a chain of resets is no longer than the group
+            for here in group:
+                for c in self._catalogue[here].coupled if here in self._catalogue else ():
+                    if c.kind is CouplingKind.RESETS and c.partner in group:
+                        ranks[c.partner] = max(ranks.get(c.partner, 0), ranks.get(here, 0) + 1)
+        return min(group), ranks[knob]
+
+    def _written(self, writes: Writes) -> Writes:
+        """The writes as the kernel takes them, in rank order: 0 on a knob that its partner zeroes can
+        only be had by writing the partner's original."""
+        real: dict[str, Value] = {}
+        for write in writes:
+            zeroes = [p for p, k in self._couplings.get(write.knob, {}).items() if k is CouplingKind.ZEROES]
+            if write.value == 0 and zeroes:
+                partners = [p for p in zeroes if self.original(p)]
+                if not partners:
+                    raise KnobRefused(
+                        write.knob, "write", "0 leads nowhere", hint=f"set {' or '.join(zeroes)}"
+                    )
+                real.update((p, self.original(p) or 0) for p in partners if p not in real)
+            else:
+                real[write.knob] = write.value
+        return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._places[kv[0]][1]))
+
+    def _before(self, trial: str, rule: str, writes: Writes) -> list[Row]:
+        """The rows of the knobs and all their partners, new ones with their originals; or KnobRefused."""
+        wanted: dict[str, None] = {}
+        for write in writes:
+            wanted[write.knob] = None
+            wanted.update(
+                (p, None) for p, k in self._couplings.get(write.knob, {}).items() if k is not _ORDERED
+            )
+        rows, old = [], []
+        for knob in wanted:
+            row = self._managed(knob)
+            if row is None:
+                row = self._first(knob, trial, rule)
+            elif row.status == RowStatus.OPEN and row.trial != trial:
+                raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
+            elif row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
+                raise KnobRefused(
+                    knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
+                )
+            else:
+                old.append(row)
+            rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
+        for theirs in self._disown(old):
+            raise KnobRefused(
+                theirs.knob,
+                "write",
+                f"somebody else set it to {theirs.found} (ours was {theirs.ours})",
+                hint=f"it is theirs until `tuned-spec resume {theirs.knob}`",
+            )
+        return rows
+
+    def _first(self, knob: str, trial: str, rule: str) -> Row:
+        """A new row, with the value now as the original."""
+        entry = self._knob(knob)
+        refusal = self.reversible(knob)
+        if refusal is not None:
+            error = KnobAbsent if refusal.code == "absent" else KnobRefused
+            raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
+        adapter = self._adapters[entry.adapter]
+        text = self._text(knob, self.value(knob))
+        group, rank = self._places[knob]
+        return self._journal.take(
+            Row(
+                id=0,
+                seq=0,
+                knob=knob,
+                adapter=entry.adapter,
+                type=entry.type.value,
+                path=str(adapter.path(entry)),
+                identity=adapter.identity(entry),
+                original=text,
+                ours=text,
+                pending="",
+                group=group,
+                rank=rank,
+                trial=trial,
+                rule=rule,
+                status=RowStatus.OPEN.value,
+                on_stop="back",
+                boot_id="",
+            )
+        )
+
+    def _pending(self, writes: Writes) -> dict[str, list[str]]:
+        """Every text that a knob may show on the way from before to after."""
+        pending: dict[str, list[str]] = {}
+        for write in writes:
+            entry = self._knob(write.knob)
+            value = self._adapters[entry.adapter].canonical(entry, write.value)
+            pending.setdefault(write.knob, []).append(self._text(write.knob, value))
+            for partner, kind in self._couplings.get(write.knob, {}).items():
+                if kind is CouplingKind.ZEROES:
+                    pending.setdefault(partner, []).append("0")
+            for c in entry.coupled:
+                if c.kind is CouplingKind.RESETS:
+                    pending.setdefault(c.partner, []).append(repair.ANY)
+        return pending
+
+    def _prove(self, new: Iterable[Row]) -> None:
+        """No way back, no way in: each new original is written over itself before anything else is.
+
+        Not where that would change something: a 0 beside a partner, a knob that resets another.
+        """
+        for row in new:
+            entry = self._knob(row.knob)
+            resets = any(c.kind is CouplingKind.RESETS for c in entry.coupled)
+            if resets or self._zeroed(row):
+                continue
+            try:
+                repair.write(row, row.original)
+            except OSError as e:
+                raise KnobRefused(
+                    row.knob,
+                    "write",
+                    f"irreversible: the kernel does not take its own value {row.original} back",
+                    e.errno or 0,
+                    "it is left alone",
+                ) from e
+            self._checkpoint("apply:proved")
+
+    def _zeroed(self, row: Row) -> bool:
+        return row.original == "0" and CouplingKind.ZEROES in self._couplings.get(row.knob, {}).values()
+
+    def _write(self, receipts: Collection[Receipt]) -> None:
+        """Each receipt once; a refused one again after the others (ORDERED knobs), while any goes through."""
+        left = list(receipts)
+        while left:
+            refused: list[tuple[Receipt, KnobRefused]] = []
+            for receipt in left:
+                knob = self._knob(receipt.knob)
+                try:
+                    self._adapters[knob.adapter].write(receipt, knob)
+                except KnobRefused as e:
+                    refused.append((receipt, e))
+                self._checkpoint(f"apply:wrote:{receipt.knob}")
+            if len(refused) == len(left):
+                raise refused[0][1]
+            left = [receipt for receipt, _ in refused]
+
+    def _undo(self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]) -> None:
+        """Back to before the call; a knob that was not managed then is not managed now."""
+        back = sorted(
+            (row._replace(original=texts[row.knob]) for row in intent),
+            key=lambda r: (r.rank, r.original == "0"),
+        )
+        failed = repair.put_back(back, self._checkpoint)
+        self._checkpoint("undo:written")
+        self._journal.mark(
+            earlier._replace(ours=texts[row.knob], pending="")
+            if (earlier := was[row.knob])
+            else row._replace(status=RowStatus.RESTORED.value, pending="")
+            for row in intent
+            if row.knob not in failed
+        )
+
+    def _arm(self, texts: Mapping[str, str]) -> Writes:
+        values = {knob: self._parsed(text, knob) for knob, text in texts.items()}
+        return tuple(
+            Write(knob, value)
+            for knob, value in values.items()
+            if not (value == 0 and CouplingKind.ZEROES in self._couplings.get(knob, {}).values())
+        )
+
+    def _disown(self, rows: Collection[Row]) -> tuple[ForeignWrite, ...]:
+        """Mark the foreign ones among `rows`, with those coupled with them."""
+        theirs: list[tuple[Row, str]] = []
+        for row in rows:
+            try:
+                found = repair.read(row)
+            except OSError:
+                continue  # a restore says so
+            if repair.compare(row, found) == "foreign":
+                theirs.append((row, found))
+        if theirs:
+            groups = {row.group for row, _ in theirs}
+            self._journal.mark(
+                row._replace(status=RowStatus.FOREIGN.value)
+                for row in self.rows()
+                if row.group in groups and row.status in repair.ACTIVE
+            )
+        return tuple(
+            ForeignWrite(row.knob, self._parsed(row.ours, row.knob), self._parsed(found, row.knob))
+            for row, found in theirs
+        )
+
+
+_ORDERED = CouplingKind.ORDERED
+
+
+def _both_ways(catalogue: Mapping[str, Knob]) -> dict[str, dict[str, CouplingKind]]:
+    """knob -> partner -> kind, as seen from either side."""
+    couplings: dict[str, dict[str, CouplingKind]] = {}
+    for knob in catalogue.values():
+        for c in knob.coupled:
+            couplings.setdefault(knob.id, {})[c.partner] = c.kind
+            couplings.setdefault(c.partner, {}).setdefault(knob.id, c.kind)
+    return couplings
+
+
+def _joined(texts: list[str]) -> str:
+    return repair.ANY if repair.ANY in texts else "\n".join(dict.fromkeys(texts))

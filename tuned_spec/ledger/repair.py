@@ -1,0 +1,637 @@
+#!/usr/bin/env python3
+"""Put every knob back: compare, then restore. One file, standard library only, Python 3.9.
+
+    python3 repair.py [--runtime-dir D] [--stop] [--json] [KNOB...]
+
+Runs alone (the daemon leaves a copy in its runtime directory, which outlives the package) and is what
+the ledger calls in the daemon, so that compare-and-restore exists once. It owns the format of the undo
+journal, the lock of the runtime directory and the rules below; it must not know of adapters, policies
+or trials, and imports nothing of ours.
+
+What a knob may show when it is compared with its row:
+
+    the original                      unchanged: nothing to do
+    `ours`, the last text read back   ours: put back
+    a text in `pending`               ours: a write was in flight and may have landed (killed between the
+                                      write and its read back, or in the midst of several writes); a
+                                      partner that the kernel zeroes or resets has its own pending
+    anything else                     foreign: left, and so is every knob coupled with it, because
+                                      writing a partner would change the foreign value
+
+Texts are compared as the kernel shows them with blanks folded, brackets opened and Y/N read as 1/0.
+Originals are written in rank order (a scheduler before the nr_requests that it resets), zeros last (0 in
+vm.dirty_bytes is EINVAL: writing vm.dirty_ratio zeroes it), refused ones again after the others, and each
+is read back. Comparing and writing are two steps: a foreign write in the few microseconds between is lost.
+
+Two records must agree. undo.db has the rows, each with a checksum; undo.index has one checksummed line a
+knob with the sequence number of its last change of state, written after the database and before the
+kernel. A row that is damaged, missing, or older than its line (a truncated write-ahead log falls back to
+an older state without an error) is named and never written.
+
+Exit status: 0 all is back (foreign values are left and said), 1 something could not be put back,
+4 the journal is damaged (what could be read was put back).
+"""
+
+# Paths are strings here: the way back imports little and must page in little. zip(strict=) is Python 3.10.
+# ruff: noqa: PTH100, PTH104, PTH110, PTH115, PTH116, PTH118, PTH120, PTH208, B905
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+JOURNAL, INDEX, LOCK, CONTROL = "undo.db", "undo.index", "lock", "control.sock"
+VERSION = 1  # of the --json answer and of the control protocol
+SILENCE_S = 2.0  # a daemon that has not answered by then hangs
+PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
+ANY = "*"  # pending: the kernel chooses the value
+OPEN, HELD, FOREIGN, RESTORED, VOID = "open", "held", "foreign", "restored", "void"  # model.RowStatus
+ACTIVE = (OPEN, HELD, FOREIGN, "in_doubt")
+EXIT_LEFT, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 4
+
+
+class Row(NamedTuple):
+    """One knob in the undo journal. Texts are as `shown` gives them, and so can be written as they are."""
+
+    id: int
+    seq: int  # the journal's count of changes of state when this row last had one
+    knob: str
+    adapter: str  # kind, for the reader's sake
+    type: str  # int, ints, choice, bool: how to read what the kernel shows
+    path: str  # absolute
+    identity: str  # "" for the host, "netns:[inode]"
+    original: str
+    ours: str
+    pending: str  # "", ANY, or the texts that writes in flight may leave, one a line
+    group: str  # knobs of one group are restored all or none
+    rank: int  # lower is restored first
+    trial: str
+    rule: str
+    status: str
+    on_stop: str  # of a held row: "back" or "keep"
+    boot_id: str
+
+
+class Outcome(NamedTuple):
+    """What one restore of one knob came to; `status` as in model.Outcome."""
+
+    knob: str
+    found: str
+    original: str
+    status: str  # restored, unchanged, foreign, void, failed
+    why: str = ""
+
+
+class Locked(Exception):
+    """Another process holds the runtime directory."""
+
+    def __init__(self, pid: int, role: str) -> None:
+        super().__init__(f"held by process {pid} ({role})")
+        self.pid, self.role = pid, role
+
+
+class Unusable(Exception):
+    """The runtime directory cannot be used; the message says what to do."""
+
+
+Note = Callable[[Sequence[Row]], None]
+Checkpoint = Callable[[str], None]
+
+
+def nothing(_: Any) -> None:
+    """The note that is not taken, the checkpoint that is passed."""
+
+
+# ------------------------------------------------------------------------- the kernel's side
+
+
+def shown(kind: str, text: str) -> str:
+    """`text` as the kernel shows it, in the one form that is compared and written."""
+    text = " ".join(text.split())
+    if kind == "choice" and "[" in text:
+        return text[text.index("[") + 1 : text.index("]")]
+    if kind == "bool":
+        return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
+    return text
+
+
+def read(row: Row) -> str:
+    fd = os.open(row.path, os.O_RDONLY)
+    try:
+        return shown(row.type, os.read(fd, 65536).decode("utf-8", "replace"))
+    finally:
+        os.close(fd)
+
+
+def write(row: Row, text: str) -> None:
+    fd = os.open(row.path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        if os.write(fd, data := text.encode()) != len(data):
+            raise OSError(errno.EIO, f"the kernel took a part of {text!r}")
+    finally:
+        os.close(fd)
+
+
+def boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as f:
+        return f.read().strip()
+
+
+def away(row: Row, boot: str) -> tuple[str, str]:
+    """("", "") if the row speaks of this boot and namespace, else a status and why."""
+    if row.boot_id != boot:
+        return VOID, "from an earlier boot, which took the change with it"
+    if row.identity.startswith("netns:"):
+        inode = row.identity[len("netns:") :]  # "[4026531840]", as in /proc/*/ns/net
+        if os.readlink("/proc/self/ns/net") != "net:" + inode:
+            for pid in filter(str.isdigit, os.listdir("/proc")):
+                try:
+                    if os.readlink(f"/proc/{pid}/ns/net") == "net:" + inode:
+                        return "failed", f"is in the network namespace of process {pid}: " + (
+                            f"run this again under nsenter --net=/proc/{pid}/ns/net"
+                        )
+                except OSError:
+                    continue
+            return VOID, f"its network namespace {inode} has no process any more"
+    return "", ""
+
+
+# ------------------------------------------------------------------------ compare and restore
+
+
+def compare(row: Row, found: str) -> str:
+    """unchanged, ours or foreign."""
+    if row.status == FOREIGN:
+        return "foreign"
+    if found == row.original:
+        return "unchanged"
+    if found == row.ours or row.pending == ANY or found in row.pending.split("\n"):
+        return "ours"
+    return "foreign"
+
+
+def judge(row: Row, boot: str) -> Outcome:
+    """What is to be done about one row; status "ours" means to be put back."""
+    status, why = away(row, boot)
+    if status:
+        return Outcome(row.knob, "", row.original, status, why)
+    try:
+        found = read(row)
+    except (FileNotFoundError, NotADirectoryError):
+        return Outcome(row.knob, "", row.original, VOID, f"{row.path} is gone")
+    except OSError as e:
+        return Outcome(row.knob, "", row.original, "failed", f"cannot read {row.path}: {e.strerror}")
+    status = compare(row, found)
+    if status == "foreign":
+        if row.status == FOREIGN:
+            why = "written by somebody else earlier; left"
+        else:
+            why = f"somebody else wrote it (ours was {row.ours}); left"
+    return Outcome(row.knob, found, row.original, status, why)
+
+
+def survey(rows: Iterable[Row], boot: str) -> dict[str, Outcome]:
+    """Judge every row; one foreign knob makes those coupled with it foreign too."""
+    rows = list(rows)
+    found = {row.knob: judge(row, boot) for row in rows}
+    theirs = {row.group: row.knob for row in rows if found[row.knob].status == "foreign"}
+    for row in rows:
+        if row.group in theirs and found[row.knob].status == "ours":
+            why = f"coupled with {theirs[row.group]}, which somebody else wrote; left"
+            found[row.knob] = found[row.knob]._replace(status="foreign", why=why)
+    return found
+
+
+def put_back(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> dict[str, str]:
+    """Write the originals, in the order given, until all show or nothing moves: knob -> why not."""
+    errors: dict[str, str] = {}
+    before: list[Row] | None = None
+    while True:
+        wrong = [row for row in rows if _differs(row, errors)]
+        if not wrong or wrong == before:
+            return {row.knob: errors.get(row.knob, "the kernel shows another value") for row in wrong}
+        before = wrong
+        for row in wrong:
+            if _differs(row, errors):  # the write of a partner may have done it
+                try:
+                    checkpoint(f"restore:before:{row.knob}")
+                    write(row, row.original)
+                    checkpoint(f"restore:after:{row.knob}")
+                except OSError as e:
+                    code = errno.errorcode.get(e.errno or 0, "?")
+                    errors[row.knob] = f"writing {row.original} to {row.path}: {e.strerror} [{code}]"
+
+
+def _differs(row: Row, errors: dict[str, str]) -> bool:
+    try:
+        return read(row) != row.original
+    except OSError as e:
+        errors[row.knob] = f"cannot read {row.path}: {e.strerror}"
+        return True
+
+
+def restore(
+    rows: Iterable[Row], boot: str, note: Note = nothing, checkpoint: Checkpoint = nothing
+) -> list[Outcome]:
+    """Compare every active row, put back what is ours, check. `note` records; it may do nothing.
+
+    Journaled like any write: what the kernel may choose on the way (a scheduler resets nr_requests) is
+    noted as pending before, the outcome after; so a repair that is killed is repaired by the next.
+    """
+    active = [row for row in rows if row.status in ACTIVE]
+    found = survey(active, boot)
+    moving = {row.group for row in active if found[row.knob].status == "ours"}
+    todo = [r for r in active if r.group in moving and found[r.knob].status in ("ours", "unchanged")]
+    todo.sort(key=lambda row: (row.rank, row.original == "0"))
+    first = {row.group: row.rank for row in reversed(todo)}
+    chosen = [row._replace(pending=ANY) for row in todo if row.rank > first[row.group]]
+    if chosen:
+        note(chosen)
+    checkpoint("restore:noted")
+    failed = put_back(todo, checkpoint)
+    outcomes, ended = [], []
+    for row in active:
+        outcome = found[row.knob]
+        if outcome.status == "ours":
+            outcome = outcome._replace(status="restored")
+        if row.knob in failed:
+            outcome = outcome._replace(status="failed", why=failed[row.knob])
+        outcomes.append(outcome)
+        status = {"restored": RESTORED, "unchanged": RESTORED, "foreign": FOREIGN, VOID: VOID}.get(
+            outcome.status, row.status
+        )
+        if status != row.status:
+            pending = row.pending if status == FOREIGN else ""
+            ours = row.original if status == RESTORED else row.ours
+            ended.append(row._replace(status=status, pending=pending, ours=ours))
+    checkpoint("restore:written")
+    if ended:
+        note(ended)
+    checkpoint("restore:done")
+    return outcomes
+
+
+# ------------------------------------------------------------------------- the journal's files
+
+_COLUMNS = ", ".join(f'"{name}"' for name in Row._fields)
+SCHEMA = f"CREATE TABLE IF NOT EXISTS undo ({_COLUMNS}, checksum, PRIMARY KEY (id)) WITHOUT ROWID"
+_SAVE = f"INSERT OR REPLACE INTO undo VALUES ({', '.join('?' * (len(Row._fields) + 1))})"
+
+
+def checksum(fields: Iterable[Any]) -> int:
+    return zlib.crc32(repr(tuple(fields)).encode("utf-8", "replace"))
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """Autocommit; nothing is synced, because the journal must outlive the process, not the power."""
+    db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
+    db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a damaged text fails its checksum
+    db.execute("PRAGMA synchronous = OFF")
+    return db
+
+
+def save(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """All rows in one transaction."""
+    values = [(*row, checksum(row)) for row in rows]
+    if len(values) == 1:
+        db.execute(_SAVE, values[0])
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.executemany(_SAVE, values)
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def save_index(directory: str, rows: Iterable[Row]) -> None:
+    lines = []
+    for row in rows:
+        fields = (str(row.seq), row.status, row.knob, row.original)
+        lines.append("\t".join((str(checksum(fields)), *fields)))
+    path = os.path.join(directory, INDEX)
+    with open(path + ".new", "w", encoding="utf-8") as f:
+        f.write("\n".join(lines) + "\n")
+    os.rename(path + ".new", path)
+
+
+class Loaded(NamedTuple):
+    rows: list[Row]  # those that can be trusted
+    damage: list[str]  # what cannot, each named
+    db: sqlite3.Connection | None  # to note outcomes in; None: nothing can be noted
+
+
+def load(directory: str) -> Loaded:
+    """Read both records and trust only what they agree on."""
+    rows: dict[str, Row] = {}
+    damage: list[str] = []
+    path = os.path.join(directory, JOURNAL)
+    db = None
+    lines = _load_index(directory, damage)
+    try:
+        if not os.path.exists(path):
+            raise FileNotFoundError("is missing")
+        db = connect(path)
+        for record in db.execute(f"SELECT {_COLUMNS}, checksum FROM undo"):
+            row = Row(*record[:-1])
+            if record[-1] != checksum(row):
+                damage.append(f"{path}: a row (knob reads {row.knob!r}) does not match its checksum")
+            elif row.knob in rows:
+                damage.append(f"{path}: {row.knob} has two rows; the newer is used")
+                rows[row.knob] = max(row, rows[row.knob], key=lambda r: r.seq)
+            else:
+                rows[row.knob] = row
+    except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError, MemoryError) as e:
+        if lines or damage or not str(e).startswith(("no such table", "is missing")):
+            damage.append(f"{path}: {e}")
+    for knob, (seq, status, original) in lines.items():
+        kept = rows.get(knob)
+        if kept is None or kept.seq < seq:
+            rows.pop(knob, None)
+            if status in ACTIVE:
+                what = "is missing from" if kept is None else "is older than it should be in"
+                damage.append(
+                    f"{knob}: {what} {path}, left as it is; its original is noted as {original!r}: "
+                    "compare, and write it by hand"
+                )
+    return Loaded(sorted(rows.values()), damage, db)
+
+
+def _load_index(directory: str, damage: list[str]) -> dict[str, tuple[int, str, str]]:
+    path = os.path.join(directory, INDEX)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as f:
+            text = f.read()
+    except FileNotFoundError:
+        return {}  # killed before the first knob was touched
+    except OSError as e:
+        damage.append(f"{path}: {e.strerror}")
+        return {}
+    lines = {}
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            crc, seq, status, knob, original = line.split("\t")
+            if int(crc) != checksum((seq, status, knob, original)):
+                raise ValueError
+            lines[knob] = (int(seq), status, original)
+        except ValueError:
+            damage.append(f"{path}:{number}: damaged line {line!r}")
+    return lines
+
+
+def noter(directory: str, loaded: Loaded) -> Note:
+    """Records changed rows in both files; a journal that cannot be written does not stop a repair."""
+    rows = {row.knob: row for row in loaded.rows}
+
+    def note(changed: Sequence[Row]) -> None:
+        seq = 1 + max(row.seq for row in rows.values())
+        rows.update((row.knob, row._replace(seq=seq)) for row in changed)
+        if loaded.db is None:
+            return
+        try:
+            save(loaded.db, [rows[row.knob] for row in changed])
+            if not loaded.damage:  # else the index is the only witness of what is lost
+                save_index(directory, rows.values())
+        except (sqlite3.Error, OSError):
+            pass  # the next repair compares again and finds the originals in place
+
+    return note
+
+
+# ---------------------------------------------------------------------------------- the lock
+
+
+def take_lock(directory: str, role: str = "daemon") -> int:
+    """The descriptor that holds the runtime directory until closed; Locked with the holder's pid."""
+    path = os.path.join(directory, LOCK)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+        if e.errno not in (errno.EROFS, errno.ENOSPC):
+            raise
+        fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        words = os.pread(fd, 64, 0).decode("ascii", "replace").split()
+        os.close(fd)
+        pid = int(words[0]) if words and words[0].isdigit() else 0
+        raise Locked(pid, words[1] if len(words) > 1 else "unknown") from None
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} {role}\n".encode(), 0)
+    except OSError:
+        if role == "daemon":
+            os.close(fd)
+            raise
+    return fd
+
+
+def holds_lock(pid: int, directory: str) -> bool:
+    """Whether that process has the lock file open with the flock on it: a pid in a file proves nothing."""
+    lock = os.stat(os.path.join(directory, LOCK))
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                there = os.stat(f"/proc/{pid}/fd/{fd}")
+                if (there.st_dev, there.st_ino) == (lock.st_dev, lock.st_ino):
+                    with open(f"/proc/{pid}/fdinfo/{fd}") as f:
+                        if "FLOCK" in f.read():
+                            return True
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return False
+
+
+def kill_holder(pid: int, directory: str) -> bool:
+    """SIGKILL through a pidfd taken before the check, so that a reused pid is never hit."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not holds_lock(pid, directory):
+            return False
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        return True
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def ask_daemon(directory: str, knobs: Sequence[str]) -> dict[str, Any] | None:
+    """The daemon's answer, or None after SILENCE_S without one (it may be starting, or stopping)."""
+    request = json.dumps({"v": VERSION, "do": "restore", "knobs": list(knobs)}).encode() + b"\n"
+    deadline = time.monotonic() + SILENCE_S
+    while (left := deadline - time.monotonic()) > 0:
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(left)
+            try:
+                s.connect(os.path.join(directory, CONTROL))
+                s.sendall(request)
+                with s.makefile("rb") as answers:
+                    answer = json.loads(answers.readline())
+                if isinstance(answer, dict):
+                    return answer
+            except (OSError, ValueError):
+                pass
+        time.sleep(0.02)
+    return None
+
+
+# --------------------------------------------------------------------------------- the command
+
+
+class Report(NamedTuple):
+    how: str  # "repair", "daemon", "killed daemon PID, then repair", "nothing"
+    outcomes: list[Outcome]
+    damage: list[str]
+    said: str = ""
+
+    @property
+    def code(self) -> int:
+        if self.damage:
+            return EXIT_DAMAGED
+        return EXIT_LEFT if any(o.status == "failed" for o in self.outcomes) else 0
+
+
+def repair(
+    directory: str, knobs: Sequence[str] = (), stop: bool = False, checkpoint: Checkpoint = nothing
+) -> Report:
+    """Restore through the daemon if it answers, else take its place. Unusable if neither can be."""
+    try:
+        files = os.listdir(directory)
+        if JOURNAL not in files and INDEX not in files:
+            return Report(
+                "nothing", [], [], f"no journal in {directory}: nothing was ever managed from there"
+            )
+        owner = os.stat(directory)
+    except FileNotFoundError:
+        return Report("nothing", [], [], f"{directory} does not exist: nothing was ever managed from there")
+    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o002:
+        raise Unusable(
+            f"{directory} can be written by others, so its journal cannot be trusted: look at it by hand"
+        )
+    how = "repair"
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            lock = take_lock(directory, "repair")
+            break
+        except Locked as e:
+            if time.monotonic() > deadline:
+                raise Unusable(
+                    f"the lock of {directory} is still {e}: end that process, then run this again"
+                ) from e
+            if e.role == "daemon" and how == "repair" and holds_lock(e.pid, directory):
+                answer = ask_daemon(directory, knobs)
+                if answer is not None:
+                    return _from_daemon(answer)
+                if kill_holder(e.pid, directory):
+                    how = f"killed daemon {e.pid} (silent for {SILENCE_S:g} s), then repair"
+            time.sleep(0.02)
+    try:
+        checkpoint("repair:locked")
+        loaded = load(directory)
+        try:
+            outcomes = restore(
+                _chosen(loaded.rows, knobs, stop), boot_id(), noter(directory, loaded), checkpoint
+            )
+        finally:
+            if loaded.db is not None:
+                loaded.db.close()
+        return Report(how, outcomes, loaded.damage)
+    finally:
+        os.close(lock)
+
+
+def _from_daemon(answer: dict[str, Any]) -> Report:
+    if answer.get("v") != VERSION or not answer.get("ok"):
+        raise Unusable(f"the daemon refused: {answer.get('error', answer)}")
+    return Report("daemon", [Outcome(**outcome) for outcome in answer["outcomes"]], [])
+
+
+def _chosen(rows: Sequence[Row], knobs: Sequence[str], stop: bool) -> list[Row]:
+    """The rows of those knobs and of the knobs coupled with them; with `stop`, none that is to be kept."""
+    groups = {row.group for row in rows if row.knob in knobs}
+    chosen = [row for row in rows if not knobs or row.group in groups]
+    return [r for r in chosen if not (stop and r.status == HELD and r.on_stop == "keep")]
+
+
+def table(report: Report) -> str:
+    if not report.outcomes:
+        return report.said or ("" if report.damage else "nothing to restore: no knob is out of its place")
+    heads = ("KNOB", "FOUND", "ORIGINAL", "RESULT")
+    lines = [heads] + [
+        (o.knob, o.found or "-", o.original, o.status + (f": {o.why}" if o.why else ""))
+        for o in report.outcomes
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(3)]
+    return "\n".join("  ".join([*(c.ljust(w) for c, w in zip(line, widths)), line[3]]) for line in lines)
+
+
+def main(argv: Sequence[str], checkpoint: Checkpoint = nothing) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="repair.py", description="Put every knob that tuned-spec changed back."
+    )
+    parser.add_argument("--runtime-dir", default=_default_dir(), help="default: %(default)s")
+    parser.add_argument("--stop", action="store_true", help="leave confirmed values whose on_stop is keep")
+    parser.add_argument("--json", action="store_true", help=f"machine-readable, schema version {VERSION}")
+    parser.add_argument("knob", nargs="*", help="only these, and those coupled with them")
+    args = parser.parse_args(argv)
+    try:
+        report = repair(args.runtime_dir, args.knob, args.stop, checkpoint)
+        code, error = report.code, ""
+    except Unusable as e:
+        report, code, error = Report("nothing", [], []), EXIT_LEFT, str(e)
+    except PermissionError as e:
+        report, code = Report("nothing", [], []), EXIT_LEFT
+        error = f"{e.filename or args.runtime_dir}: {e.strerror}: run this with sudo"
+    if args.json:
+        answer = {
+            "v": VERSION,
+            "runtime_dir": args.runtime_dir,
+            "how": report.how,
+            "outcomes": [o._asdict() for o in report.outcomes],
+            "damage": report.damage,
+            "error": error,
+            "exit": code,
+        }
+        print(json.dumps(answer))
+        return code
+    if not error and (text := table(report)):
+        print(text)
+    for line in [*report.damage, *filter(None, [error])]:
+        print(f"repair: {line}", file=sys.stderr)
+    return code
+
+
+def _default_dir() -> str:
+    """As paths.runtime_dir; beside the journal when this is the copy that the daemon left there."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    if os.path.exists(os.path.join(here, JOURNAL)):
+        return here
+    if os.geteuid() == 0:
+        return "/run/tuned-spec"
+    return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/runtime-{os.geteuid()}", "tuned-spec")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

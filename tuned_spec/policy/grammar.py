@@ -1,0 +1,151 @@
+"""The four short sentences of a rule: condition, action, expectation, guard.
+
+    when:    psi.cpu.some > 20% for 3s clear 10% else cpu.blocked > 4 for 3s clear 2
+    do:      net.ipv4.tcp_rmem[max]: multiply 2        (also: set 4MiB, add 64KiB, toward 10 by 50%)
+    expect:  app.p95_ms falls by 5%
+    guard:   tcp.retrans_share may rise 10%
+
+Owns their wording (the JSON Schema is made from the same patterns) and their meaning in model.py's nouns.
+Must not know files, lines or merging: a sentence that is wrong raises `units.Misfit`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from tuned_spec.model import Action, Condition, Expect, Guard, Knob, KnobType, Op, Value, Way
+from tuned_spec.policy import units
+from tuned_spec.policy.units import QUANTITY, Misfit
+
+_METRIC = r"[A-Za-z]\S*"
+_CLAUSE = rf"({_METRIC}) ([<>]) ({QUANTITY})(?: for ({QUANTITY}))? clear ({QUANTITY})"
+CONDITION = rf"{_CLAUSE}(?: else {_CLAUSE})*"
+ACTION = rf"(?:set \S+(?: \S+)*|multiply {QUANTITY}|add {QUANTITY}|toward {QUANTITY} by {QUANTITY})"
+EXPECT = rf"({_METRIC}) (falls|rises)(?: by ({QUANTITY}))?"
+GUARD = rf"({_METRIC}) may (rise|fall) ({QUANTITY})"
+
+_CONDITION_LIKE = "write it like `psi.cpu.some > 20% for 3s clear 10%`"
+_ACTION_LIKE = "write `set VALUE`, `multiply 2`, `add 64KiB` or `toward VALUE by 50%`"
+_MAX_ELSE = 4
+_SWITCH = {"0": 0, "off": 0, "1": 1, "on": 1}
+
+
+def condition(text: str) -> Condition:
+    """One condition with its fallbacks, first choice outermost."""
+    clauses = " ".join(text.split()).split(" else ")
+    if len(clauses) > _MAX_ELSE:
+        raise Misfit(f"more than {_MAX_ELSE} metrics in one condition", "keep the best ones")
+    found: Condition | None = None
+    for clause in reversed(clauses):
+        found = _clause(clause, found)
+    assert found is not None  # str.split gives at least one
+    return found
+
+
+def _clause(text: str, fallback: Condition | None) -> Condition:
+    match = re.fullmatch(_CLAUSE, text)
+    if not match:
+        if " clear " not in text and re.fullmatch(_CLAUSE, f"{text} clear 0"):
+            raise Misfit(
+                "no clearing level", "say where it is over: `... clear LEVEL`, on the quiet side of the level"
+            )
+        raise Misfit(f"{text[:60]!a} is not a condition", _CONDITION_LIKE)
+    metric, op, level_text, for_text, clear_text = match.groups()
+    level, clear = units.for_metric(level_text, metric), units.for_metric(clear_text, metric)
+    if (clear > level) if op == ">" else (clear < level):
+        side = "below" if op == ">" else "above"
+        raise Misfit(
+            f"clear {clear_text} is on the wrong side of {op} {level_text}", f"put it {side} or at the level"
+        )
+    return Condition(metric, op, level, clear, units.seconds(for_text) if for_text else 0.0, fallback)
+
+
+def expect(text: str) -> Expect:
+    match = re.fullmatch(EXPECT, " ".join(text.split()))
+    if not match:
+        raise Misfit(f"{text[:60]!a} is not an expectation", "write it like `app.p95_ms falls by 5%`")
+    metric, verb, effect = match.groups()
+    way = Way.DOWN if verb == "falls" else Way.UP
+    return Expect(metric, way, units.share(effect)) if effect else Expect(metric, way)
+
+
+def guard(text: str) -> Guard:
+    match = re.fullmatch(GUARD, " ".join(text.split()))
+    if not match:
+        raise Misfit(f"{text[:60]!a} is not a guard", "write it like `tcp.retrans_share may rise 10%`")
+    metric, verb, margin = match.groups()
+    return Guard(metric, Way.DOWN if verb == "rise" else Way.UP, units.share(margin))
+
+
+def action(knob: Knob, field: int | None, text: str, page_size: int) -> Action:
+    """What one line of `do` does to `knob`; values are inside the catalogue's range."""
+    word, *rest = text.split() or [""]
+    number = knob.type in (KnobType.INT, KnobType.INTS)
+    if word == Op.SET and rest:
+        return Action(knob.id, Op.SET, _value(knob, field, rest, page_size), field=field)
+    if word in list(Op) and not number:
+        raise Misfit(
+            f"a {knob.type} cannot {word}", f"write `set {' or '.join(knob.choices) or 'on or off'}`"
+        )
+    match word, rest:
+        case "multiply", [by]:
+            ratio = units.plain(by)
+            if ratio < 0 or ratio == 1:
+                raise Misfit(f"multiply {by} makes no sense", "a factor above 1 grows, below 1 shrinks")
+            return Action(knob.id, Op.MULTIPLY, ratio, field=field)
+        case "add", [by]:
+            amount = units.for_knob(by, knob.unit, page_size)
+            if amount == 0:
+                raise Misfit("add 0 does nothing", "delete the line")
+            return Action(knob.id, Op.ADD, amount, field=field)
+        case "toward", [target, "by", step_text]:
+            step = units.share(step_text)
+            if not 0 < step <= 1:
+                raise Misfit(f"{step_text} of the way", "write a step above 0% and up to 100%")
+            return Action(knob.id, Op.TOWARD, _value(knob, field, [target], page_size), step, field)
+    raise Misfit(f"{text[:60]!a} is not an action", _ACTION_LIKE)
+
+
+def _value(knob: Knob, field: int | None, words: list[str], page_size: int) -> Value:
+    """The words after `set` or `toward` as the knob's value (of one field, if `field` is given)."""
+    if knob.type is KnobType.INTS and field is None:
+        if len(words) != len(knob.fields):
+            example = f"or pick one: `{knob.id}[{knob.fields[-1]}]`" if knob.fields else ""
+            what = f"{len(words)} value{'s' * (len(words) != 1)} for {len(knob.fields)} fields"
+            raise Misfit(what, f"give {' '.join(knob.fields)} {example}".strip())
+        return tuple(number(knob, word, page_size) for word in words)
+    if len(words) != 1:
+        raise Misfit(f"{len(words)} values for one knob", "give one")
+    match knob.type:
+        case KnobType.CHOICE:
+            return choice(knob, words[0])
+        case KnobType.BOOL:
+            if words[0] not in _SWITCH:
+                raise Misfit(f"{words[0][:60]!a} is not a switch", "write on or off")
+            return _SWITCH[words[0]]
+        case KnobType.INT | KnobType.INTS:
+            return number(knob, words[0], page_size)
+        case _:
+            raise Misfit(f"a knob of type {knob.type} is not for rules", "delete the line")
+
+
+def number(knob: Knob, text: str, page_size: int) -> int:
+    """A number in the knob's unit, inside the catalogue's range."""
+    value = units.for_knob(text, knob.unit, page_size)
+    if not (knob.low is None or knob.low <= value) or not (knob.high is None or value <= knob.high):
+        raise Misfit(
+            f"{text} is outside {span(knob.low, knob.high)} {knob.unit}".rstrip(), "choose a value inside"
+        )
+    return value
+
+
+def span(low: int | None, high: int | None) -> str:
+    return f"[{'any' if low is None else low}, {'any' if high is None else high}]"
+
+
+def choice(knob: Knob, word: str) -> str:
+    if knob.choices and word not in knob.choices:  # none named: the kernel alone knows them
+        raise Misfit(
+            f"{word[:60]!a} is not a choice of {knob.id}", f"choose one of {', '.join(knob.choices)}"
+        )
+    return word

@@ -1,0 +1,1 @@
+"""The fast guess: observations in, proposals out. Pure."""
