@@ -21,6 +21,7 @@ from tuned_spec.model import Frozen, Way
 WIDTH = 1000.0
 LEFT, RIGHT = 66.0, 986.0  # of the plot, in the picture's own pixels
 PLOT_HEIGHT = 190.0
+STRIP = 18.0
 LANE = 19.0  # one row of labels above the plot
 LANES = 8  # labels that would need more rows keep only their line, a tooltip, and their row in the table
 AXIS = 44.0
@@ -32,7 +33,7 @@ MAX_POINTS = 1800  # drawn as one point each; more are drawn as the least and th
 
 
 class Event(Frozen, frozen=True):
-    """Something happened at `t`: a line across the plot, and a label. `tone` is a key of `TONES`."""
+    """Something happened at `t`: a line across the plot, and a label. `tone` is one of `TONES`."""
 
     t: float
     label: str
@@ -40,7 +41,7 @@ class Event(Frozen, frozen=True):
 
 
 class Window(Frozen, frozen=True):
-    """A stretch of time that is shaded. `tone` is "a" (as before), "b" (as changed), "held", "plain"."""
+    """A stretch of time that is shaded. `tone` is a key of `SHADES`, else plain."""
 
     start: float
     end: float
@@ -79,6 +80,12 @@ class Picture(Frozen, frozen=True):
 
 
 TONES = ("plain", "changed", "good", "bad", "back")
+SHADES = {
+    "a": "A: as before",
+    "b": "B: as changed",
+    "c": "C: another value tried",
+    "held": "confirmed, in force",
+}
 
 # ------------------------------------------------------------------------------------ drawing
 
@@ -105,7 +112,8 @@ def _figure(panel: Panel, start: float, end: float) -> str:
     finite = [v for _, v in points if math.isfinite(v)]
     labels, lanes = _lay_out(panel.events, start, end)
     top = 10 + lanes * LANE
-    bottom = top + PLOT_HEIGHT
+    crest = top + (STRIP if panel.windows else 0)  # where the plot begins, below the windows' letters
+    bottom = crest + PLOT_HEIGHT
     ticks, ceiling = _scale(finite)
 
     def x(t: float) -> float:
@@ -122,11 +130,11 @@ def _figure(panel: Panel, start: float, end: float) -> str:
         *(_moment(tick, x(start + tick), bottom, end - start) for tick in _time_ticks(end - start)),
         f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>',
         f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{bottom + 38:.1f}">time (seconds)</text>',
-        f'<text class="name" transform="translate(16 {top + PLOT_HEIGHT / 2:.1f}) rotate(-90)">'
+        f'<text class="name" transform="translate(16 {crest + PLOT_HEIGHT / 2:.1f}) rotate(-90)">'
         f"{_text(panel.axis + unit)}</text>",
         *(f'<path class="line" d="{path}"/>' for path in _paths(points, x, y)),
         *(
-            f'<path class="beyond" d="M{x(t):.1f} {top + 1:.1f}l4 7h-8z"><title>{_number(v)}</title></path>'
+            f'<path class="beyond" d="M{x(t):.1f} {crest + 1:.1f}l4 7h-8z"><title>{_number(v)}</title></path>'
             for t, v in points
             if math.isfinite(v) and v > ceiling
         ),
@@ -134,7 +142,7 @@ def _figure(panel: Panel, start: float, end: float) -> str:
     ]
     if not finite:
         drawn.append(
-            f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{top + PLOT_HEIGHT / 2}">'
+            f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{crest + PLOT_HEIGHT / 2}">'
             "nothing was measured</text>"
         )
     return (
@@ -180,7 +188,7 @@ def _window(window: Window, x: Callable[[float], float], top: float, bottom: flo
     left, right = max(x(window.start), LEFT), min(x(window.end), RIGHT)
     if right <= left:
         return ""
-    tone = window.tone if window.tone in ("a", "b", "held") else "plain"
+    tone = window.tone if window.tone in SHADES else "plain"
     label = ""
     if right - left > _width(window.label) + 2:
         middle = (left + right) / 2
@@ -273,9 +281,8 @@ def _moment(tick: float, x: float, bottom: float, span: float) -> str:
 def _key(panels: Sequence[Panel]) -> str:
     """What the shades and marks mean: only those that occur."""
     tones = {window.tone for panel in panels for window in panel.windows}
-    names = {"a": "A: as before", "b": "B: as changed", "held": "confirmed, in force"}
     keys = "".join(
-        f'<span><i class="{tone}"></i>{name}</span>' for tone, name in names.items() if tone in tones
+        f'<span><i class="{tone}"></i>{name}</span>' for tone, name in SHADES.items() if tone in tones
     )
     return f'<p class="key">{keys}</p>\n' if keys else ""
 
