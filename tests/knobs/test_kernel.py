@@ -146,7 +146,27 @@ def test_the_kernel_shows_what_canonical_foretells(knob: Knob, restored: None) -
         pytest.skip(f"{knob.id}: this host has no other legal value than {now!r}")
 
 
-# What these kernels refuse, as old as the entry itself; the value before must survive.
+def test_a_reset_partner_is_in_the_entry_and_comes_back_after_it() -> None:
+    """Switching the KSM advisor on and off loses pages_to_scan: only writing it last brings it back."""
+    advisor, pages = KNOBS["ksm.advisor_mode"], KNOBS["ksm.pages_to_scan"]
+    needs(advisor)
+    before = read(advisor), read(pages)
+    if before[0] != "none":
+        pytest.skip("the advisor is on: pages_to_scan is the kernel's")
+    assert [(one.partner, one.kind) for one in advisor.coupled] == [(pages.id, CouplingKind.RESETS)]
+    try:
+        write(pages, 123)
+        write(advisor, "scan-time")
+        assert read(pages) != 123
+        write(advisor, "none")
+        assert read(pages) != 123
+    finally:
+        write(advisor, before[0])
+        write(pages, before[1])
+    assert (read(advisor), read(pages)) == before
+
+
+# What the kernel refuses, tried on 6.1, 6.12 and 6.18; the value before must survive.
 REFUSED: list[tuple[str, str, int]] = [
     ("vm.dirty_bytes", "0", errno.EINVAL),
     ("vm.dirty_bytes", "4096", errno.EINVAL),
