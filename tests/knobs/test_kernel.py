@@ -40,9 +40,12 @@ def read(knob: Knob) -> Value:
 
 
 def write(knob: Knob, value: Value) -> None:
+    write_text(knob, adapter_of(knob).format(knob, value))
+
+
+def write_text(knob: Knob, text: str) -> None:
     adapter = adapter_of(knob)
-    text = adapter.format(knob, value)
-    adapter.write(Receipt(row=0, knob=knob.id, target=knob.target, text=text), knob)
+    adapter.write(Receipt(row=0, knob=knob.id, target=str(adapter.path(knob)), text=text), knob)
 
 
 def needs(knob: Knob) -> None:
@@ -194,7 +197,7 @@ def test_a_refusal_has_errno_hint_and_leaves_the_value(id: str, text: str, code:
     needs(knob)
     before = adapter_of(knob).read_text(knob)
     with pytest.raises(KnobRefused) as raised:
-        adapter_of(knob).write(Receipt(row=0, knob=id, target=knob.target, text=text), knob)
+        write_text(knob, text)
     assert raised.value.code == code
     assert raised.value.hint
     assert str(raised.value).startswith(f"{id}: write: {text!r} to {adapter_of(knob).path(knob)}: ")
