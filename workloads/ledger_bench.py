@@ -2,9 +2,9 @@
 
     python -m workloads.ledger_bench [--times 5000] [--runtime-dir D]
 
-Rounds alternate between the bare knob, a journaled toggle of a known knob, a first apply with its restore, and a
-toggle of a coupled pair, so that noise of the host falls on all alike. Then a restore of 100 knobs: files
-of /proc/sys, each through the whole compare, write, read back and journal. Every knob is put back.
+Rounds alternate between the bare knob, a first apply with its restore, a journaled toggle, and a toggle of a
+coupled pair, so that noise of the host falls on all alike. Then a restore of 100 knobs: files of /proc/sys,
+each through the whole compare, write, read back and journal. Every knob is put back.
 """
 
 from __future__ import annotations

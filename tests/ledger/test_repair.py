@@ -311,14 +311,13 @@ from tuned_spec.model import Write
 directory = Path({directory!r})
 ledger = Ledger(CATALOGUE, adapters(), Journal(directory, repair.boot_id()), time.monotonic)
 ledger.apply("t1", "r", (Write(SWAPPINESS, 31),))
-how = {how!r}
-if how == "full":
+if {how!r} == "full":
     with open(directory / "ballast", "wb", buffering=0) as f:
         try:
             while f.write(bytes(512)): pass
         except OSError: pass
 else:
-    assert os.system(f"mount -o remount,ro {{directory}}") == 0
+    os.kill(os.getpid(), 9)
 refused = 0
 for n in range(300):
     try:
@@ -331,7 +330,7 @@ try:
 except JournalError:
     refused += 1
 now = ledger.value(SWAPPINESS)
-print("refused" if refused > 1 else "never refused", "changed" if now != 60 else "")
+print("refused" if refused > 1 else "never refused", now)
 if {dies}:
     os.kill(os.getpid(), 9)
 print({{o.knob: o.status for o in ledger.restore()}})
@@ -339,16 +338,30 @@ print({{o.knob: o.status for o in ledger.restore()}})
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize("how", ["full", "read-only"])
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_full_or_read_only_disk(host: dict[str, str], tmp_path: Path, how: str, dies: bool) -> None:
+def test_a_full_disk(host: dict[str, str], tmp_path: Path, dies: bool) -> None:
     """No new writes, the way back works: in the living process, and from a dead one's journal."""
+    done = on_a_small_disk(tmp_path, "full", dies, "")
+    assert "refused" in done.stdout and "never refused" not in done.stdout, done
+    assert (done.returncode, shown(SWAPPINESS)) == (0, host[SWAPPINESS]), done
+
+
+@pytest.mark.kernel
+def test_a_disk_that_became_read_only(host: dict[str, str], tmp_path: Path) -> None:
+    """A dead daemon's journal is read from a copy; a new daemon says that it cannot start."""
+    start = f"{sys.executable} {tmp_path / 'sick.py'};"
+    done = on_a_small_disk(tmp_path, "read-only", True, f"mount -o remount,ro /mnt; {start}")
+    assert "JournalError: /mnt/undo.db" in done.stderr, done
+    assert (done.returncode, shown(SWAPPINESS)) == (0, host[SWAPPINESS]), done
+
+
+def on_a_small_disk(tmp_path: Path, how: str, dies: bool, then: str) -> subprocess.CompletedProcess[str]:
+    """A ledger with its journal in 200 kB, in a mount namespace of its own; then a repair from outside."""
     program = tmp_path / "sick.py"
-    program.write_text(SICK.format(root=str(ROOT), directory="/mnt", how=how, dies=dies))
-    script = f"mount -t tmpfs -o size=200k none /mnt || exit 77; {sys.executable} {program}; echo $?;"
+    program.write_text(SICK.format(root=str(ROOT), how=how, dies=dies, directory="/mnt"))
+    script = f"mount -t tmpfs -o size=200k,mode=755 none /mnt || exit 77; {sys.executable} {program}; {then}"
     script += f"{PYTHON} -I -S {SOURCE} --runtime-dir /mnt"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if done.returncode == 77:
         pytest.skip("cannot mount in a namespace of its own here")
-    assert "refused" in done.stdout and "never refused" not in done.stdout, done
-    assert (done.returncode, shown(SWAPPINESS)) == (0, host[SWAPPINESS]), done
+    return done

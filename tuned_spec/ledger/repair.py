@@ -452,7 +452,7 @@ def take_lock(directory: str, role: str = "daemon") -> int:
     except OSError as e:
         if e.errno not in (errno.EROFS, errno.ENOSPC):
             raise
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path if os.path.exists(path) else directory, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
