@@ -52,7 +52,16 @@ class Host:
     def start(self, *more: str, **env: str) -> None:
         with (self.place / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tuned_spec", "run", "--policy", str(self.policy), *self.where(), *more],
+                [
+                    sys.executable,
+                    "-m",
+                    "tuned_spec",
+                    "run",
+                    "--policy",
+                    str(self.policy),
+                    *self.where(),
+                    *more,
+                ],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **env},
