@@ -251,8 +251,8 @@ def section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
 
 
 def print_counts(title: str, counts: Mapping[str, int]) -> None:
-    if counts:
-        most = sorted(counts.items(), key=lambda item: -item[1])
+    most = [item for item in sorted(counts.items(), key=lambda item: -item[1]) if item[1]]
+    if most:
         print("\n" + show.wrapped(f"{title}: " + ", ".join(f"{name} {n}" for name, n in most), 2))
 
 

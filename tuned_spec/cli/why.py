@@ -259,7 +259,7 @@ def _verdict(chain: Chain, now: float) -> str:
     if end:
         done = outcomes(end.data) if end.kind == "reverted" else show.writes(end.data.get("writes"))
         why = f" ({end.data.get('why')})" if end.kind == "reverted" else ""
-        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}: {done}")
+        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}" + (f": {done}" if done else ""))
     elif chain.trial and not chain.open and not chain.last("would"):
         words.append("none on record: the daemon ended first")
     return "; ".join(words)
