@@ -222,7 +222,7 @@ def _inside(value: int, live: int, original: int, knob: Knob, limit: Limit) -> N
         assert by_distance or by_ratio or value == live
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data(), fields=st.integers(1, 3))
 def test_a_proposal_is_always_inside_catalogue_limit_bound_and_step(data: st.DataObject, fields: int) -> None:
     low, high = data.draw(spans())

@@ -1,6 +1,6 @@
 """A page that shows metrics over time with every change marked: one self-contained HTML file.
 
-Owns the drawing: inline SVG, light and dark, standard library only, nothing loaded from anywhere. Takes plain
+Owns the drawing: inline SVG, light and dark, no drawing library, nothing loaded from anywhere. Takes plain
 data (`Picture`) and must not know where it is from: no clock, no file, no daemon. Whatever the names and
 labels contain is text, never markup.
 """
@@ -14,11 +14,14 @@ from html import escape
 from importlib.resources import files
 from itertools import pairwise
 
+from msgspec import structs
+
 from tuned_spec.model import Frozen, Way
 
 WIDTH = 1000.0
 LEFT, RIGHT = 66.0, 986.0  # of the plot, in the picture's own pixels
 PLOT_HEIGHT = 190.0
+STRIP = 18.0
 LANE = 19.0  # one row of labels above the plot
 LANES = 8  # labels that would need more rows keep only their line, a tooltip, and their row in the table
 AXIS = 44.0
@@ -30,7 +33,7 @@ MAX_POINTS = 1800  # drawn as one point each; more are drawn as the least and th
 
 
 class Event(Frozen, frozen=True):
-    """Something happened at `t`: a line across the plot, and a label. `tone` is a key of `TONES`."""
+    """Something happened at `t`: a line across the plot, and a label. `tone` is one of `TONES`."""
 
     t: float
     label: str
@@ -38,7 +41,7 @@ class Event(Frozen, frozen=True):
 
 
 class Window(Frozen, frozen=True):
-    """A stretch of time that is shaded. `tone` is "a" (as before), "b" (as changed), "held", "plain"."""
+    """A stretch of time that is shaded. `tone` is a key of `SHADES`, else plain."""
 
     start: float
     end: float
@@ -77,6 +80,12 @@ class Picture(Frozen, frozen=True):
 
 
 TONES = ("plain", "changed", "good", "bad", "back")
+SHADES = {
+    "a": "A: as before",
+    "b": "B: as changed",
+    "c": "C: another value tried",
+    "held": "confirmed, in force",
+}
 
 # ------------------------------------------------------------------------------------ drawing
 
@@ -103,7 +112,8 @@ def _figure(panel: Panel, start: float, end: float) -> str:
     finite = [v for _, v in points if math.isfinite(v)]
     labels, lanes = _lay_out(panel.events, start, end)
     top = 10 + lanes * LANE
-    bottom = top + PLOT_HEIGHT
+    crest = top + (STRIP if panel.windows else 0)  # where the plot begins, below the windows' letters
+    bottom = crest + PLOT_HEIGHT
     ticks, ceiling = _scale(finite)
 
     def x(t: float) -> float:
@@ -120,11 +130,11 @@ def _figure(panel: Panel, start: float, end: float) -> str:
         *(_moment(tick, x(start + tick), bottom, end - start) for tick in _time_ticks(end - start)),
         f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{bottom:.1f}" y2="{bottom:.1f}"/>',
         f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{bottom + 38:.1f}">time (seconds)</text>',
-        f'<text class="name" transform="translate(16 {top + PLOT_HEIGHT / 2:.1f}) rotate(-90)">'
+        f'<text class="name" transform="translate(16 {crest + PLOT_HEIGHT / 2:.1f}) rotate(-90)">'
         f"{_text(panel.axis + unit)}</text>",
         *(f'<path class="line" d="{path}"/>' for path in _paths(points, x, y)),
         *(
-            f'<path class="beyond" d="M{x(t):.1f} {top + 1:.1f}l4 7h-8z"><title>{_number(v)}</title></path>'
+            f'<path class="beyond" d="M{x(t):.1f} {crest + 1:.1f}l4 7h-8z"><title>{_number(v)}</title></path>'
             for t, v in points
             if math.isfinite(v) and v > ceiling
         ),
@@ -132,7 +142,7 @@ def _figure(panel: Panel, start: float, end: float) -> str:
     ]
     if not finite:
         drawn.append(
-            f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{top + PLOT_HEIGHT / 2}">'
+            f'<text class="name" x="{(LEFT + RIGHT) / 2}" y="{crest + PLOT_HEIGHT / 2}">'
             "nothing was measured</text>"
         )
     return (
@@ -178,11 +188,11 @@ def _window(window: Window, x: Callable[[float], float], top: float, bottom: flo
     left, right = max(x(window.start), LEFT), min(x(window.end), RIGHT)
     if right <= left:
         return ""
-    tone = window.tone if window.tone in ("a", "b", "held") else "plain"
+    tone = window.tone if window.tone in SHADES else "plain"
     label = ""
     if right - left > _width(window.label) + 2:
         middle = (left + right) / 2
-        label = f'<text class="arm" x="{middle:.1f}" y="{bottom - 6:.1f}">{_text(window.label)}</text>'
+        label = f'<text class="arm" x="{middle:.1f}" y="{top + 13:.1f}">{_text(window.label)}</text>'
     return (
         f'<rect class="window {tone}" x="{left:.1f}" width="{right - left:.1f}" y="{top:.1f}" '
         f'height="{bottom - top:.1f}"><title>{_text(window.label)}</title></rect>{label}'
@@ -194,38 +204,43 @@ def _is_drawable(window: Window) -> bool:
 
 
 class _Label(Frozen, frozen=True):
-    """Where one event's label goes: `at` is its line, the text starts at `left`; lane None is no text."""
+    """Where one event's label goes: its line is at `at`, its text starts at `left`; lane None is no text."""
 
     event: Event
     at: float
     left: float
-    width: float
-    lane: int | None
+    right: float
+    lane: int | None = None
+
+    def meets(self, other: _Label) -> bool:
+        """Would they touch in one row? Its line belongs to a label."""
+        gap = 6.0
+        return (
+            min(self.left, self.at) < max(other.right, other.at) + gap
+            and min(other.left, other.at) < max(self.right, self.at) + gap
+        )
 
 
 def _lay_out(events: Sequence[Event], start: float, end: float) -> tuple[list[_Label], int]:
-    """A row for each label so that no two overlap and no line runs through the text of an earlier one.
+    """A row for each label so that no two texts touch, and how many rows that takes.
 
-    Texts go to the right of their line. Taken from right to left, each gets the lowest row above all that
-    begin or stand inside its stretch.
+    A text goes to the right of its line, or to the left where the picture ends. Each gets the lowest row
+    above all that it would touch; in this order no line runs through a text on its own side either.
     """
-    placed: list[_Label] = []
-    shown = sorted((e for e in events if math.isfinite(e.t)), key=lambda event: event.t)
-    for event in reversed(shown):
+    rightward, leftward = [], []
+    for event in sorted((e for e in events if math.isfinite(e.t)), key=lambda event: event.t):
         at = LEFT + (event.t - start) / (end - start) * (RIGHT - LEFT)
-        width = _width(_short(event.label)) + 10
-        left = max(LEFT, min(at, RIGHT - width))
-        below = [
-            other.lane
-            for other in placed
-            if other.lane is not None
-            and min(other.left, other.at) < left + width + 6
-            and left < other.left + other.width
-        ]
-        lane = max(below, default=-1) + 1
-        placed.append(_Label(event, at, left, width, lane if lane < LANES else None))
-    lanes = max((label.lane for label in placed if label.lane is not None), default=-1) + 1
-    return placed[::-1], lanes
+        width = _width(_short(event.label))
+        if at + 6 + width <= RIGHT:
+            rightward.append(_Label(event, at, at + 6, at + 6 + width))
+        else:
+            left = max(LEFT, at - 6 - width)
+            leftward.append(_Label(event, at, left, left + width))
+    placed: list[_Label] = []
+    for label in (*leftward, *reversed(rightward)):
+        lane = 1 + max((o.lane for o in placed if o.lane is not None and o.meets(label)), default=-1)
+        placed.append(structs.replace(label, lane=lane if lane < LANES else None))
+    return placed, 1 + max((label.lane for label in placed if label.lane is not None), default=-1)
 
 
 def _events(labels: Sequence[_Label], top: float, bottom: float) -> Iterator[str]:
@@ -242,7 +257,7 @@ def _events(labels: Sequence[_Label], top: float, bottom: float) -> Iterator[str
         if label.lane is not None:
             tone = label.event.tone if label.event.tone in TONES else "plain"
             yield (
-                f'<text class="label {tone}" x="{label.left + 6:.1f}" '
+                f'<text class="label {tone}" x="{label.left:.1f}" '
                 f'y="{top - label.lane * LANE - 5:.1f}">{_text(_short(label.event.label))}</text>'
             )
 
@@ -266,9 +281,8 @@ def _moment(tick: float, x: float, bottom: float, span: float) -> str:
 def _key(panels: Sequence[Panel]) -> str:
     """What the shades and marks mean: only those that occur."""
     tones = {window.tone for panel in panels for window in panel.windows}
-    names = {"a": "A: as before", "b": "B: as changed", "held": "confirmed, in force"}
     keys = "".join(
-        f'<span><i class="{tone}"></i>{name}</span>' for tone, name in names.items() if tone in tones
+        f'<span><i class="{tone}"></i>{name}</span>' for tone, name in SHADES.items() if tone in tones
     )
     return f'<p class="key">{keys}</p>\n' if keys else ""
 

@@ -1,0 +1,275 @@
+"""What happened in the demo, told in words and as a page: history entries in, sentences and a picture out.
+
+Owns the wording and the selection. Decides nothing and touches no knob; everything said here was read from
+the daemon's history, from the loads' own figures, or from the knob files by the witness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from tuned_spec.ledger.history import Entry
+from tuned_spec.model import Way
+from tuned_spec.report.picture import Event, Panel, Picture, Table, Window
+from workloads.witness import Witness
+
+ENDS = ("confirmed", "overwritten", "reverted")
+
+
+class Act(NamedTuple):
+    """One load, the guess it provokes, and how to speak of it."""
+
+    module: str
+    rule: str
+    knob: str
+    metric: str
+    title: str
+    axis: str
+    unit: str
+    better: Way
+
+
+URGENT = Act(
+    "workloads.urgent",
+    "urgent-first",
+    "net.ipv4.tcp_notsent_lowat",
+    "urgent_p95_ms",
+    "Urgent messages on a busy connection",
+    "wait, p95 of 0.1 s",
+    "ms",
+    Way.DOWN,
+)
+PING = Act(
+    "workloads.pingpong",
+    "poll-before-halt",
+    "haltpoll.guest_halt_poll_ns",
+    "ping_p95_us",
+    "Round trips between two processes",
+    "round trip, p95 of 0.1 s",
+    "us",
+    Way.DOWN,
+)
+BULK = Act(
+    "workloads.bulk",
+    "small-send-buffers",
+    "net.ipv4.tcp_wmem",
+    "bulk_mb_per_s",
+    "Bulk transfers over loopback",
+    "throughput",
+    "MB/s",
+    Way.UP,
+)
+
+
+class Said(NamedTuple):
+    """One sentence of the story; `act` is None for what concerns the whole."""
+
+    t: float
+    text: str
+    tone: str
+    act: Act | None = None
+
+
+def tell(entry: Entry, acts: Sequence[Act]) -> Said | None:
+    """One history entry as a sentence; None for what a viewer need not see."""
+    act = next((a for a in acts if a.rule == entry.rule), None)
+    data: Mapping[str, Any] = entry.data
+    match entry.kind:
+        case "would" | "proposed":
+            seen = ", ".join(f"{name} {value:.4g}" for name, value in data["seen"].items())
+            verb = "would set" if entry.kind == "would" else "guess:"
+            return Said(entry.t, f"{verb} {_writes(data['writes'])}   ({seen})", "changed", act)
+        case "verdict":
+            tone = "bad" if data["kind"] == "reject" else "good"
+            return Said(entry.t, f"{_past(data['kind'])}: {figures(data)}", tone, act)
+        case "overwritten":
+            text = f"still better, measured by the actor: {_writes(data['writes'])}"
+            return Said(entry.t, text, "good", act)
+        case "reverted":
+            back = ", ".join(f"{o['knob']} {o['status']} to {o['original']}" for o in data["outcomes"])
+            return Said(entry.t, f"put back: {back}" if back else "nothing to put back", "back", act)
+        case "failed" | "fault" | "ignored":
+            return Said(entry.t, f"{entry.kind}: {data.get('what', '')}", "bad", act)
+        case "foreign":
+            return Said(
+                entry.t, f"{', '.join(entry.knobs)} is {data['found']} by {data['writer']}", "bad", act
+            )
+    return None
+
+
+def figures(verdict: Mapping[str, Any]) -> str:
+    """Effect and interval of a verdict. Positive is better, whichever way the metric goes."""
+    if verdict.get("effect") is None:
+        return str(verdict["reason"])
+    low, high = (f"{verdict[k]:+.0%}" if verdict.get(k) is not None else "?" for k in ("low", "high"))
+    word = "better" if verdict["effect"] >= 0 else "worse"
+    return f"{abs(verdict['effect']):.0%} {word} [{low}, {high}] in {verdict.get('pairs', 0)} pairs"
+
+
+def _past(kind: str) -> str:
+    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "confirmed and bettered"}[kind]
+
+
+def _writes(writes: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{w['knob']} = {_value(w['value'])}" for w in writes)
+
+
+def _value(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class Result(NamedTuple):
+    """What one act came to. `verdict` None: no verdict was given, and `end` says what there was."""
+
+    act: Act
+    verdict: Mapping[str, Any] | None
+    end: str  # the last of ENDS, "would", or "no guess"
+    before: float  # medians of the metric: before the guess, and while changed; NaN if there is none
+    after: float
+    new: str  # the value that the guess, or the actor, wrote; as the kernel showed it
+
+
+def result(act: Act, entries: Sequence[Entry], witness: Witness) -> Result:
+    """Read from the history what became of an act, and from the samples what it was like."""
+    mine = [e for e in entries if e.rule == act.rule]
+    first = next((e for e in mine if e.kind in ("proposed", "would")), None)
+    if first is None:
+        return Result(act, None, "no guess", _median(witness, act, [(0.0, math.inf)]), math.nan, "")
+    trial = [e for e in mine if e.trial == first.trial]
+    verdict = next((e.data for e in trial if e.kind == "verdict"), None)
+    end = next((e.kind for e in trial[::-1] if e.kind in (*ENDS, "would")), "still open")
+    spans = changed_spans(act, witness)
+    new = spans[-1][2] if spans else ""
+    last = [(start, stop) for start, stop, text in spans if text == new]
+    before = _median(witness, act, [(0.0, first.t)])
+    return Result(act, verdict, end, before, _median(witness, act, last), new)
+
+
+def changed_spans(act: Act, witness: Witness) -> list[tuple[float, float, str]]:
+    """From when to when the knob was not as at the start, and what it was."""
+    trace = witness.trace.get(act.knob, [])
+    ends = [t for t, _ in trace[1:]] + [math.inf]
+    original = witness.start.get(act.knob)
+    return [(t, end, text) for (t, text), end in zip(trace, ends, strict=True) if text != original]
+
+
+def _median(witness: Witness, act: Act, spans: Sequence[tuple[float, float]]) -> float:
+    """Of the metric inside these spans, without the first 0.3 s of each, where old queues drain."""
+    settle_s = 0.3
+    values = [
+        v
+        for t, v in list(witness.samples.get(act.metric, []))
+        if any(start + settle_s <= t < stop for start, stop in spans)
+    ]
+    return median(values) if values else math.nan
+
+
+def quantity(value: float, unit: str) -> str:
+    return "-" if math.isnan(value) else f"{value:,.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"
+
+
+# -------------------------------------------------------------------------------- the summary
+
+HEAD = ("guess", "knob", "from", "to", "metric before", "changed", "outcome")
+
+
+def rows(results: Sequence[Result], witness: Witness) -> tuple[tuple[str, ...], ...]:
+    return tuple(
+        (
+            r.act.rule,
+            r.act.knob,
+            witness.start.get(r.act.knob, "absent"),
+            r.new or "-",
+            quantity(r.before, r.act.unit),
+            quantity(r.after, r.act.unit),
+            outcome(r),
+        )
+        for r in results
+    )
+
+
+def outcome(r: Result) -> str:
+    if r.verdict is not None:
+        return f"{_past(r.verdict['kind'])}, {figures(r.verdict)}"
+    return {"would": "observed only: nothing was written", "reverted": "put back without a verdict"}.get(
+        r.end, r.end
+    )
+
+
+def headline(results: Sequence[Result], differing: int, knobs: int) -> str:
+    """The result in one line, whatever it was."""
+    parts = []
+    for r in results:
+        name = r.act.title[0].lower() + r.act.title[1:]
+        if r.verdict is None:
+            parts.append(f"{name}: {outcome(r)}")
+        elif r.verdict["kind"] == "reject":
+            parts.append(f"a guess about {name} rejected")
+        else:
+            was, now = quantity(r.before, r.act.unit), quantity(r.after, r.act.unit)
+            parts.append(f"{name}: {now} instead of {was}")
+    proof = f"all {knobs} knobs as before" if not differing else f"{differing} of {knobs} knobs differ"
+    line = "; ".join([*parts, proof])
+    return line[0].upper() + line[1:]
+
+
+# --------------------------------------------------------------------------------- the page
+
+
+def picture(
+    title: str,
+    notes: Sequence[str],
+    story: Sequence[Said],
+    results: Sequence[Result],
+    witness: Witness,
+    tables: Sequence[Table],
+) -> Picture:
+    """One panel an act; times are seconds since the first sentence."""
+    began = min((said.t for said in story), default=0.0)
+    panels = []
+    for r in results:
+        samples = tuple((t - began, v) for t, v in witness.samples.get(r.act.metric, []))
+        if not samples:
+            continue
+        events = tuple(Event(s.t - began, s.text, s.tone) for s in story if s.act == r.act)
+        windows = tuple(
+            Window(a - began, b - began, label, tone) for a, b, label, tone in _windows(r.act, story, witness)
+        )
+        panels.append(Panel(r.act.title, r.act.axis, r.act.unit, samples, r.act.better, events, windows))
+    return Picture(
+        title, tuple(notes), tuple(panels), (Table("What was guessed", HEAD, rows(results, witness)), *tables)
+    )
+
+
+def _windows(act: Act, story: Sequence[Said], witness: Witness) -> list[tuple[float, float, str, str]]:
+    """The knob's own history as shades: A and B while on trial, what was confirmed afterwards.
+
+    The arms are what the knob file showed, not what anybody asked for.
+    """
+    trace = witness.trace.get(act.knob, [])
+    mine = [s for s in story if s.act == act]
+    last = max((s.t for s in story), default=0.0)
+    guesses = [s.t for s in mine if s.tone == "changed"]
+    if not guesses or len(trace) < 2:
+        return []
+    decided = min((s.t for s in mine if s.tone in ("good", "bad") and s.t > guesses[0]), default=last)
+    first_new = trace[1][1]
+    shades = []
+    for (t, text), end in zip(trace, [t for t, _ in trace[1:]] + [last], strict=True):
+        for start, stop, on_trial in (
+            (max(t, guesses[0]), min(end, decided), True),
+            (max(t, decided), end, False),
+        ):
+            if start >= stop:
+                continue
+            if text == trace[0][1]:
+                if on_trial:
+                    shades.append((start, stop, "A", "a"))
+            elif on_trial:
+                shades.append((start, stop, *(("B", "b") if text == first_new else ("C", "c"))))
+            else:
+                shades.append((start, stop, "in force", "held"))
+    return shades
