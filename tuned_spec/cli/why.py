@@ -140,7 +140,11 @@ def _rule(
     found: dict[str, object] = {"id": rule}
     proposed = next((e for e in entries if e.kind in ("proposed", "would")), None)
     if proposed:
-        found |= {name: proposed.data[name] for name in ("reason", "seen", "expect") if name in proposed.data}
+        found |= {
+            name: proposed.data[name]
+            for name in ("reason", "source", "origin", "seen", "expect")
+            if name in proposed.data
+        }
     last = live.last(args.state_dir, running=True)
     try:
         from tuned_spec.cli.check import load_policy
