@@ -145,7 +145,7 @@ def answer_once(path: Path, reply: bytes) -> threading.Thread:
 
     def serve() -> None:
         with listener, listener.accept()[0] as client:
-            assert json.loads(client.recv(65536)) == {"v": 1, "do": "status"}
+            assert json.loads(client.recv(65536)) == {"v": 1, "do": "status", "knobs": []}
             client.sendall(reply)
 
     thread = threading.Thread(target=serve)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import JournalError
-from tuned_spec.ledger.history import APPLICATION_ID, DAY_S, SPARED, History, read
+from tuned_spec.ledger.history import APPLICATION_ID, DAY_S, SPARED, History, read, tally
 from tuned_spec.model import Record
 from tuned_spec.paths import HISTORY
 
@@ -50,12 +50,16 @@ def test_round_trip_and_filters(tmp_path: Path) -> None:
     assert [e.data["n"] for e in read(tmp_path, limit=2)] == [3, 4]
     assert [e.data["n"] for e in read(tmp_path, kinds=("verdict",))] == [2]
     assert [e.data["n"] for e in read(tmp_path, kinds=("verdict", "proposed"), limit=1)] == [4]
+    assert [e.data["n"] for e in read(tmp_path, trial=("t1", "t4"))] == [1, 4]
+    assert [e.data["n"] for e in read(tmp_path, knob="vm.swappiness", limit=1)] == [2]
+    assert tally(tmp_path) == {"proposed": 3, "verdict": 1}
     assert read(tmp_path, since=WALL + 1) == []
     assert read(tmp_path, boot_id="boot-2") == []
 
 
 def test_no_history_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "never") == []
+    assert tally(tmp_path / "never") == {}
 
 
 def test_history_goes_on_after_a_restart(tmp_path: Path) -> None:
