@@ -193,9 +193,11 @@ class Rule(Frozen, frozen=True):
     source: str
     guard: tuple[Guard, ...] = ()
     cooldown_s: float = 60.0
-    lease_s: float = 120.0
+    lease_s: float | None = None  # None: as long as a trial of such windows takes
     confidence: float = 0.5
     origin: str = ""  # file:line
+    settle_s: float | None = None  # None: what its slowest knob needs
+    dwell_s: float | None = None
 
 
 class Limit(Frozen, frozen=True):
@@ -263,6 +265,8 @@ class Proposal(Frozen, frozen=True):
     lease_s: float = 120.0
     cooldown_s: float = 60.0
     confidence: float = 0.5
+    settle_s: float = 0.5
+    dwell_s: float = 1.0
 
 
 class Refusal(Frozen, frozen=True):

@@ -63,8 +63,9 @@ def tour(ledger: Ledger) -> None:
             ledger.restore([e.SWAPPINESS])
         first = ledger.apply(f"t{n}", "tour", a)
         ledger.apply(f"t{n}", "tour", b)
-        ledger.apply(f"t{n}", "tour", first.before)
-        ledger.apply(f"t{n}", "tour", first.after)
+        if n == 1:
+            ledger.apply(f"t{n}", "tour", first.before)
+            ledger.apply(f"t{n}", "tour", first.after)
     ledger.hold("t1")
     ledger.restore([e.SWAPPINESS, e.DIRTY_BYTES])
     with suppress(KnobRefused):
@@ -186,6 +187,49 @@ def boundaries() -> tuple[int, list[str]]:
                 wrong.append(said)
 
 
+DYING_REPAIR = """
+import importlib.util, os, signal, sys
+path, at = sys.argv[1], int(sys.argv[2])
+spec = importlib.util.spec_from_file_location("repair", os.path.join(path, "repair.py"))
+repair = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(repair)
+passed = 0
+def checkpoint(name):
+    global passed
+    passed += 1
+    if passed == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(repair.main(["--runtime-dir", path], checkpoint))
+"""
+
+
+def changed(ledger: Ledger) -> None:
+    """Every change at once, then death without a word."""
+    for n in (1, 2, 3, 5):
+        ledger.apply(f"t{n}", "changed", CHANGES[n][0])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def repair_boundaries() -> tuple[int, list[str]]:
+    """Kill the repair at each of its checkpoints in turn, then repair: how many, and what went wrong."""
+    wrong: list[str] = []
+    at = 0
+    while True:
+        at += 1
+        with ground() as (directory, before):
+            os.waitpid(child(directory, changed, repair.nothing), 0)
+            dying = subprocess.run(
+                [PYTHON, "-I", "-S", "-c", DYING_REPAIR, str(directory), str(at)], capture_output=True
+            )
+            if dying.returncode != -signal.SIGKILL:
+                said = mismatch(before, dying.stdout + dying.stderr, dying.returncode, "repair left alone")
+                return at - 1, [*wrong, said] if said else wrong
+            process = repaired(directory)
+            output, _ = process.communicate()
+            if said := mismatch(before, output, process.returncode, f"repair killed at its checkpoint {at}"):
+                wrong.append(said)
+
+
 def random_kills(runs: int, seed: int) -> tuple[int, list[str]]:
     """`runs` kills of a busy loop; how many repairs were killed too, and what went wrong."""
     rng = random.Random(seed)
@@ -231,8 +275,10 @@ def main(argv: list[str]) -> int:
     start = time.monotonic()
     wrong: list[str] = []
     if args.boundaries:
-        points, wrong = boundaries()
-        print(f"boundaries: {points - len(wrong)} of {points} checkpoints with every knob back")
+        for name, matrix in (("ledger", boundaries), ("repair", repair_boundaries)):
+            points, failed = matrix()
+            wrong += failed
+            print(f"{name}: {points - len(failed)} of {points} checkpoints with every knob back")
     killed_repairs, lost = random_kills(args.runs, args.seed)
     print(
         f"random kills: {args.runs - len(lost)} of {args.runs} with every knob back; "

@@ -17,8 +17,8 @@ from tuned_spec.ledger.history import Entry, read
 from tuned_spec.sense.gauges import send
 
 # A knob that every kernel has, that nothing here depends on, and that takes effect at once.
-KNOB = "vm.dirty_expire_centisecs"
-FILE = Path("/proc/sys/vm/dirty_expire_centisecs")
+KNOB = "vm.page-cluster"
+FILE = Path("/proc/sys/vm/page-cluster")
 
 POLICY = """
 version: 1
@@ -31,9 +31,11 @@ rules:
     reason: a test
     source: none
     when: [app.p95_ms > 10 clear 5]
-    do: {vm.dirty_expire_centisecs: multiply 0.5}
+    do: {vm.page-cluster: multiply 0.5}
     expect: app.p95_ms falls by 5%
     cooldown: 1s
+    settle: SETTLE
+    dwell: SETTLE
     lease: LEASE
 """
 
@@ -41,20 +43,29 @@ rules:
 class Host:
     """One daemon process. `send` reports a gauge to it; `history` reads what it decided."""
 
-    def __init__(self, place: Path, policy: str = POLICY, lease: str = "4m") -> None:
+    def __init__(self, place: Path, settle: str = "1s", lease: str = "5m") -> None:
         self.place, self.runtime, self.state = place, place / "run", place / "state"
         self.policy = place / "test.yaml"
-        self.policy.write_text(policy.replace("LEASE", lease))
+        self.policy.write_text(POLICY.replace("SETTLE", settle).replace("LEASE", lease))
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *more: str, **env: str) -> None:
-        self.log = (self.place / "log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tuned_spec", "run", "--policy", str(self.policy), *self.where(), *more],
-            stderr=self.log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **env},
-        )
+        with (self.place / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tuned_spec",
+                    "run",
+                    "--policy",
+                    str(self.policy),
+                    *self.where(),
+                    *more,
+                ],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **env},
+            )
         until(lambda: "start" in self.kinds(), f"the daemon did not start:\n{self.said()}")
 
     def where(self) -> list[str]:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tuned_spec.daemon.actor_link import ActorLink
-from tuned_spec.model import Cancel
+from tuned_spec.model import Cancel, Hello
 
 SAY = "import socket, sys; s = socket.socket(fileno=int(sys.argv[sys.argv.index('--fd') + 1]));"
 
@@ -27,7 +27,7 @@ def hear(one: ActorLink, seconds: float = 10.0) -> str:
         assert ready, "it said nothing at all"
         messages, trouble = one.receive(1.0)
         for message in messages:
-            trouble = trouble or (one.accept(message) if hasattr(message, "pid") else "")
+            trouble = trouble or (one.accept(message) if isinstance(message, Hello) else "")
         if trouble:
             return trouble
     raise AssertionError("no end to it")

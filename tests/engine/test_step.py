@@ -119,7 +119,7 @@ def test_silence_ends_with_the_lease() -> None:
     world = started()
     observe(world, app_p95=50.0)
     due = next_wake(world.state)
-    assert due == pytest.approx(world.t + 30.0)
+    assert due is not None and due == pytest.approx(world.t + 30.0)
     world.t = due
     world.feed(ev.Ticked(world.t))
     assert world.kernel == FOUND

@@ -74,6 +74,8 @@ def rule(name: str, *actions: Action, metric: str = "app.p95", **more: object) -
         "guard": (Guard("app.max", Way.DOWN),),
         "cooldown_s": 5.0,
         "lease_s": 30.0,
+        "settle_s": 0.5,
+        "dwell_s": 1.0,
     }
     return Rule(**{**facts, **more})  # type: ignore[arg-type]
 

@@ -33,8 +33,8 @@ def a_knob(
     )
 
 
-def a_receipt(knob: Knob, text: str) -> Receipt:
-    return Receipt(row=1, knob=knob.id, target=knob.target, text=text)
+def a_receipt(adapter: Adapter, knob: Knob, text: str) -> Receipt:
+    return Receipt(row=1, knob=knob.id, target=str(adapter.path(knob)), text=text)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_absent_names_the_file_and_the_reason(sysctl: Adapter, root: Path) -> No
         sysctl.read_text(knob)
     assert raised.value.code == errno.ENOENT
     with pytest.raises(KnobAbsent):
-        sysctl.write(a_receipt(knob, "1"), knob)
+        sysctl.write(a_receipt(sysctl, knob, "1"), knob)
     assert not (root / "proc/sys/vm/none").exists()  # a knob that is gone must not become a file
 
 
@@ -192,7 +192,7 @@ def test_a_target_that_leaves_the_tree_is_refused_everywhere(
         with pytest.raises(KnobRefused, match="leaves"):
             ask(knob)
     with pytest.raises(KnobRefused, match="leaves"):
-        sysctl.write(a_receipt(knob, "1"), knob)
+        sysctl.write(Receipt(row=1, knob=knob.id, target=f"{root}/etc/passwd", text="1"), knob)
     availability = sysctl.probe(knob)
     assert (availability.present, availability.writable) == (False, False)
     assert "leaves" in availability.why
@@ -205,14 +205,16 @@ def test_a_target_that_leaves_the_tree_is_refused_everywhere(
 def test_one_write_that_neither_creates_nor_truncates(sysctl: Adapter, root: Path) -> None:
     file = root / "proc/sys/vm/first"
     file.write_text("12345")
-    sysctl.write(a_receipt(a_knob(), "9"), a_knob())
+    sysctl.write(a_receipt(sysctl, a_knob(), "9"), a_knob())
     assert file.read_text() == "92345"  # a plain file shows it; a sysctl takes the text as a whole
 
 
-def test_a_receipt_for_another_knob_writes_nothing(sysctl: Adapter, root: Path) -> None:
+def test_a_receipt_for_another_knob_or_place_writes_nothing(sysctl: Adapter, root: Path) -> None:
     (root / "proc/sys/vm/first").write_text("5")
-    with pytest.raises(KnobRefused, match=r"the receipt is for vm\.other"):
-        sysctl.write(a_receipt(a_knob(target="vm/other"), "9"), a_knob())
+    for other in (a_knob(target="vm/other"), a_knob(adapter="sysfs")):
+        receipt = a_receipt(adapters(root)[other.adapter], other, "9")
+        with pytest.raises(KnobRefused, match=f"the receipt is for {other.id} at {receipt.target}, not "):
+            sysctl.write(receipt, a_knob())
     assert (root / "proc/sys/vm/first").read_text() == "5"
 
 
@@ -222,7 +224,7 @@ def test_an_empty_text_is_refused_since_the_kernel_would_call_it_success(
 ) -> None:
     (root / "proc/sys/vm/first").write_text("5")
     with pytest.raises(KnobRefused, match="an empty text"):
-        sysctl.write(a_receipt(a_knob(), text), a_knob())
+        sysctl.write(a_receipt(sysctl, a_knob(), text), a_knob())
 
 
 def test_an_errno_without_a_hint_still_says_value_and_path(sysctl: Adapter, root: Path) -> None:
@@ -230,7 +232,7 @@ def test_an_errno_without_a_hint_still_says_value_and_path(sysctl: Adapter, root
     with pytest.raises(
         KnobRefused, match=r"'9' to .*/vm/first: No space left on device \[ENOSPC\]"
     ) as raised:
-        sysctl.write(a_receipt(a_knob(), "9"), a_knob())
+        sysctl.write(a_receipt(sysctl, a_knob(), "9"), a_knob())
     assert raised.value.code == errno.ENOSPC
 
 

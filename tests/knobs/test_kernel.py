@@ -40,9 +40,12 @@ def read(knob: Knob) -> Value:
 
 
 def write(knob: Knob, value: Value) -> None:
+    write_text(knob, adapter_of(knob).format(knob, value))
+
+
+def write_text(knob: Knob, text: str) -> None:
     adapter = adapter_of(knob)
-    text = adapter.format(knob, value)
-    adapter.write(Receipt(row=0, knob=knob.id, target=knob.target, text=text), knob)
+    adapter.write(Receipt(row=0, knob=knob.id, target=str(adapter.path(knob)), text=text), knob)
 
 
 def needs(knob: Knob) -> None:
@@ -146,7 +149,27 @@ def test_the_kernel_shows_what_canonical_foretells(knob: Knob, restored: None) -
         pytest.skip(f"{knob.id}: this host has no other legal value than {now!r}")
 
 
-# What these kernels refuse, as old as the entry itself; the value before must survive.
+def test_a_reset_partner_is_in_the_entry_and_comes_back_after_it() -> None:
+    """Switching the KSM advisor on and off loses pages_to_scan: only writing it last brings it back."""
+    advisor, pages = KNOBS["ksm.advisor_mode"], KNOBS["ksm.pages_to_scan"]
+    needs(advisor)
+    before = read(advisor), read(pages)
+    if before[0] != "none":
+        pytest.skip("the advisor is on: pages_to_scan is the kernel's")
+    assert [(one.partner, one.kind) for one in advisor.coupled] == [(pages.id, CouplingKind.RESETS)]
+    try:
+        write(pages, 123)
+        write(advisor, "scan-time")
+        assert read(pages) != 123
+        write(advisor, "none")
+        assert read(pages) != 123
+    finally:
+        write(advisor, before[0])
+        write(pages, before[1])
+    assert (read(advisor), read(pages)) == before
+
+
+# What the kernel refuses, tried on 6.1, 6.12 and 6.18; the value before must survive.
 REFUSED: list[tuple[str, str, int]] = [
     ("vm.dirty_bytes", "0", errno.EINVAL),
     ("vm.dirty_bytes", "4096", errno.EINVAL),
@@ -174,7 +197,7 @@ def test_a_refusal_has_errno_hint_and_leaves_the_value(id: str, text: str, code:
     needs(knob)
     before = adapter_of(knob).read_text(knob)
     with pytest.raises(KnobRefused) as raised:
-        adapter_of(knob).write(Receipt(row=0, knob=id, target=knob.target, text=text), knob)
+        write_text(knob, text)
     assert raised.value.code == code
     assert raised.value.hint
     assert str(raised.value).startswith(f"{id}: write: {text!r} to {adapter_of(knob).path(knob)}: ")

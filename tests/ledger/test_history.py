@@ -137,7 +137,7 @@ def test_reads_a_read_only_directory(killed: Path, with_shm: bool) -> None:
         directory.chmod(0o755)
     before = sorted(p.name for p in killed.iterdir())
     script = (
-        "import os, sys; from pathlib import Path\n"
+        "import os, shutil, sys, tempfile; from pathlib import Path\n"
         "from tuned_spec.ledger.history import read\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "print(len(read(Path(sys.argv[1]))))"

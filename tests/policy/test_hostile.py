@@ -82,7 +82,7 @@ def test_files_dropins_and_names(tmp_path: Path) -> None:
     (local / "a.yml").write_text("version: 1\n")
     (local / "a.yaml~").write_text("{{{")
     with pytest.raises(
-        PolicyError, match=r"a.yml:1: file: only \*.yaml is read; rename it to a.yaml"
+        PolicyError, match=r"a\.yml:1: file: is not read because of its name; rename"
     ) as caught:
         read(tmp_path, "web", local)
     assert len(caught.value.problems) == 1

@@ -8,6 +8,7 @@ from tests.policy.catalogue import CATALOGUE, METRICS, uid_of
 from tuned_spec.errors import PolicyError
 from tuned_spec.model import Action, Condition, Expect, Guard, Mode, Op, Rule, Way
 from tuned_spec.policy.load import BUILT_IN, Loaded, load
+from tuned_spec.policy.merge import SETTINGS
 
 RULE = """\
 version: 1
@@ -135,13 +136,24 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
     assert result.origins["mode"] == f"{at}:2"
     assert result.origins["settings.rest"] == f"{at}:3"
     assert result.origins["settings.max_pairs"] == BUILT_IN
-    assert result.texts["settings.max_pairs"] == "24"
+    assert (result.texts["settings.max_pairs"], result.texts["settings.alpha"]) == ("24", "1%")
     assert result.origins["metrics.app.p95_ms.owner"] == f"{at}:6"
     assert result.origins["limits.net.core.somaxconn.range"] == f"{at}:8"
     assert result.texts["limits.net.core.somaxconn.range"] == "[128, 32768]"
     assert result.origins["rules.backlog.when[1]"] == f"{at}:16"
     assert result.texts["rules.backlog.do.net.ipv4.tcp_rmem[max]"] == "toward 16MiB by 50%"
-    assert result.origins.keys() == result.texts.keys()
+    assert list(result.origins) == list(result.texts)
+    assert list(result.texts)[:6] == ["mode", *(f"settings.{name}" for name in SETTINGS)]
+    bare = loaded(tmp_path, "version: 1\n")
+    assert bare.texts == {
+        "mode": "observe",
+        "settings.changes_per_minute": "6",
+        "settings.toggles_per_minute": "120",
+        "settings.rest": "600s",
+        "settings.alpha": "5%",
+        "settings.max_pairs": "24",
+    }
+    assert set(bare.origins.values()) == {BUILT_IN}
 
 
 def test_every_problem_of_every_file_at_once(tmp_path: Path) -> None:

@@ -104,9 +104,10 @@ def test_many_lines_are_cut(gauges: GaugeSocket, client: socket.socket) -> None:
 
 def test_a_stranger_is_refused_unread(path: Path) -> None:
     gauges = GaugeSocket(path, {"rps": OTHER})
-    assert send(path, "rps", 1.0)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+        client.sendto(b"rps:1|g\nrubbish\nrubbish", os.fspath(path))
     assert gauges.receive(0.0) == []
-    assert counts(gauges) == {"wrong_owner": 1}
+    assert counts(gauges) == {"wrong_owner": 1}  # by datagram, not by line
     gauges.close()
 
 

@@ -76,6 +76,11 @@ def test_only_wanted_files_are_read(tree: Tree) -> None:
     assert not [other for other in values if other.startswith(("tcp.", "vm.", "disk."))]
 
 
+def test_named_cgroups_are_read_whatever_is_wanted(tree: Tree) -> None:
+    with sensing(tree.root, ("/web/a.service/",), frozenset({"mem.dirty_bytes"})) as sense:
+        assert sense.observe(0.0).values["cgroup.web/a.service.psi.cpu.some.avg10"] == 0.01
+
+
 def test_absent_says_why(tree: Tree, tmp_path: Path) -> None:
     with sensing(tree.root, cgroups=("/gone", "../etc")) as sense:
         why = sense.absent()

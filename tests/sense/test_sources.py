@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -139,6 +140,23 @@ def test_real_files_give_every_field_that_this_kernel_shows(name: str) -> None:
         last = field.split(".")[-1]
         if name in ("/proc/vmstat", "/proc/net/snmp", "/proc/net/netstat") and f"{last} " in text:
             assert field in rows[""], field
+
+
+def test_disks_agree_with_psutil() -> None:
+    name = "/proc/diskstats"
+    if not Path(name).exists():
+        pytest.skip("no /proc/diskstats here")
+    before = psutil.disk_io_counters(perdisk=True, nowrap=False)
+    disks = read(name, Path("/"))
+    after = psutil.disk_io_counters(perdisk=True, nowrap=False)
+    assert disks is not None
+    for disk, row in disks.items():
+        low, high = before[disk], after[disk]
+        assert low.read_count <= row["reads"] <= high.read_count
+        assert low.write_count <= row["writes"] <= high.write_count
+        assert low.read_bytes <= row["read_sectors"] * 512 <= high.read_bytes
+        assert low.write_bytes <= row["write_sectors"] * 512 <= high.write_bytes
+        assert low.busy_time <= row["busy_ms"] <= high.busy_time
 
 
 def test_a_long_file_is_read_whole(tree: Tree) -> None:

@@ -44,6 +44,12 @@ def test_cgroups_are_bounded_in_number_and_in_place(tmp_path: Path) -> None:
     assert reasons[:2] == [
         f"cgroup.c{n}: no trigger, only {MAX_CGROUPS} cgroups get one" for n in (MAX_CGROUPS, MAX_CGROUPS + 1)
     ]
+    _, reasons = open_triggers(tmp_path, ["web"], {"cgroup.db.psi.io.full": 0.1})
+    assert [why.split(":")[0] for why in reasons if "cgroup2" in why] == [
+        *(f"cgroup.web.psi.{what}.some" for what in ("cpu", "memory", "io")),
+        *(f"cgroup.db.psi.{what}.some" for what in ("cpu", "memory", "io")),
+        "cgroup.db.psi.io.full",
+    ]
     _, reasons = open_triggers(Path("/"), ["../../proc"])
     assert [why for why in reasons if "not a pressure metric" in why]
 

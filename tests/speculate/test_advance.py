@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -161,8 +163,8 @@ conditions = st.lists(
 def test_a_rule_fires_only_after_its_condition_held_for_its_time_since_the_last_clearing(
     when: list[Condition], steps: list[tuple[float, dict[str, float]]]
 ) -> None:
-    host, t, latest = Host(*when), 0.0, 0.0
-    was_active, quiet_since = False, 0.0
+    host, t, latest = Host(*when), 0.0, -math.inf
+    was_active, quiet_since = False, steps[0][0] if steps else 0.0
     for wait, values in steps:
         t += wait
         latest = max(latest, t)

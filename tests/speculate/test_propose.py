@@ -9,6 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.policy.catalogue import CATALOGUE
+from tuned_spec import windows
 from tuned_spec.errors import KnobAbsent
 from tuned_spec.model import (
     Action,
@@ -90,6 +91,8 @@ def test_a_proposal_carries_all_that_judging_needs() -> None:
         lease_s=90.0,
         cooldown_s=30.0,
         confidence=0.7,
+        settle_s=CATALOGUE[SOMAXCONN].settle_s,
+        dwell_s=windows.HOST_DWELL_S,
     )
 
 
@@ -219,7 +222,7 @@ def _inside(value: int, live: int, original: int, knob: Knob, limit: Limit) -> N
         assert by_distance or by_ratio or value == live
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(data=st.data(), fields=st.integers(1, 3))
 def test_a_proposal_is_always_inside_catalogue_limit_bound_and_step(data: st.DataObject, fields: int) -> None:
     low, high = data.draw(spans())

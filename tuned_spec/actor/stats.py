@@ -20,7 +20,6 @@ sequences by inverting such tests: also Howard, Ramdas, McAuliffe, Sekhon, 2021.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,13 @@ Floats = NDArray[np.float64]
 
 def evidence(ratios: Sequence[float], above: float = 0.0) -> float:
     """The e-value against "the median log-ratio is at most `above`", after these pairs, in order."""
-    return float(_capital(np.asarray(ratios, float), np.asarray([above]))[0])
+    return float(evidence_path(ratios, above)[-1]) if ratios else 1.0
+
+
+def evidence_path(ratios: Sequence[float], above: float = 0.0) -> Floats:
+    """`evidence` as it stood after each pair."""
+    path: Floats = _capital(np.asarray(ratios, float), np.asarray([above]))[0]
+    return path
 
 
 def evidence_below(ratios: Sequence[float], below: float = 0.0) -> float:
@@ -72,20 +77,23 @@ def rate_bound(hits: int, trials: int, level: float = 0.95) -> float:
 
 
 def _capital(x: Floats, centres: Floats) -> Floats:
-    """The mixture's capital for each centre. Stakes are clipped at the running median distance.
+    """The mixture's capital for each centre (rows) after each pair (columns).
 
+    A stake is the distance from the centre, in units of the running median distance, clipped at one.
     That median includes the present pair's own distance: allowed, for the sign is fair given it, and
     d / median(past, d) still rises with d, which is what the one-sided claim needs.
     """
     distance = x[None, :] - centres[:, None]
     scale = np.empty_like(distance)
     for n in range(x.size):
-        scale[:, n] = np.median(np.abs(distance[:, : n + 1]), axis=1)
-    stake = np.sign(distance)
-    np.divide(distance, scale, out=stake, where=scale > 0)
-    stake = np.clip(stake, -1, 1)
-    capital: Any = sum(weight * np.prod(1 + bet * stake, axis=1) for bet, weight in BETS)
-    return np.asarray(capital, float)
+        past = np.sort(np.abs(distance[:, : n + 1]), axis=1)  # np.median takes five times as long
+        scale[:, n] = (past[:, n // 2] + past[:, (n + 1) // 2]) / 2
+    stake = np.sign(distance)  # where half the distances are 0, the others count in full
+    np.divide(np.clip(distance, -scale, scale), scale, out=stake, where=scale > 0)
+    capital = np.zeros_like(stake)
+    for bet, weight in BETS:
+        capital += weight * np.cumprod(1 + bet * stake, axis=1)
+    return capital
 
 
 def _lower(x: Floats, alpha: float) -> float:
@@ -93,10 +101,10 @@ def _lower(x: Floats, alpha: float) -> float:
         return float("-inf")
     # Far below all data every stake is 1 and the capital at its most: start where that is nearly so.
     middle, reach = float(np.median(x)), float(np.ptp(x)) + 1e-9
-    while _capital(x, np.asarray([middle - reach]))[0] < 1 / alpha:
+    while _capital(x, np.asarray([middle - reach]))[0, -1] < 1 / alpha:
         reach *= 2
         if reach > 1e6:
             return float("-inf")
     grid = np.linspace(middle - reach, middle, 257)
-    kept = np.flatnonzero(_capital(x, grid) < 1 / alpha)
+    kept = np.flatnonzero(_capital(x, grid)[:, -1] < 1 / alpha)
     return float(grid[max(int(kept[0]) - 1, 0)]) if kept.size else middle

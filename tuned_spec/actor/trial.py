@@ -364,7 +364,7 @@ def _before_after(bench: Bench) -> Flow:
     history = case.history.get(expect.metric, ())
     before = history[: len(history) - math.ceil(len(history) / 3)]
     after: list[float] = []
-    for _ in range(3):
+    for _ in range(min(3, 2 * bench.pairs_left())):
         answer = yield from bench.window(Arm.B, ())
         if answer.error:
             return Verdict(case.id, VerdictKind.REJECT, f"arm B could not be measured: {answer.error[:300]}")

@@ -150,9 +150,9 @@ def last(state_dir: Path, *, running: bool = False) -> Last:
     elif stops:
         ended = str(stops[0].data.get("why") or "a stop")
     elif start.boot_id != repair.boot_id():
-        ended = "a reboot or a crash of the host (no stop is on record)"
+        ended = "a reboot or a crash of the host, no stop is on record"
     else:
-        ended = "a kill or a crash (no stop is on record)"
+        ended = "a kill or a crash, no stop is on record"
     policy = start.data.get("policy", ())
     pid = start.data.get("pid", 0)
     return Last(

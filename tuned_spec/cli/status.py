@@ -214,14 +214,14 @@ def print_dead(
     now = time.time()
     if daemon.state == "hung":
         words = f"process {daemon.pid} holds the lock but does not answer"
-        print(f"tuned-spec {show.paint('hung', 'red')}: {words}; `restore` ends it and puts everything back")
+        print(show.wrapped(f"tuned-spec hung: {words}; `restore` ends it and puts everything back", 2))
     elif last.seen:
         seen = f"last seen {show.when(last.seen, now)}, {show.span(now - last.seen)} ago"
-        print(f"tuned-spec {show.paint('not running', 'yellow')} ({seen}, ended by {last.ended})")
+        print(show.wrapped(f"tuned-spec not running ({seen}, ended by {last.ended})", 2))
         print(f"  it was   {last.mode}, policy {' + '.join(last.policy)}, process {last.pid}")
     else:
         nothing = "no run is on record" if not trouble else "the history cannot be read"
-        print(f"tuned-spec {show.paint('not running', 'yellow')} ({nothing} in {state_dir})")
+        print(show.wrapped(f"tuned-spec not running ({nothing} in {state_dir})", 2))
     head = ("KNOB", "ORIGINAL", "NOW", "STATE", "TRIAL", "RULE")
     rows = [
         (c["knob"], c["original"], c["found"] or c["why"], c["status"], c["trial"], c["rule"])

@@ -68,7 +68,6 @@ from tuned_spec.model import (
 from tuned_spec.speculate import rules as speculator
 
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
-HOST_DWELL_S = 3.0  # a window judged by the host's own figures needs a few ticks
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
 
@@ -284,7 +283,6 @@ class Turn:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
         originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
-        app_only = all(name.startswith("app.") for name in trial.metrics)
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -299,8 +297,8 @@ class Turn:
             allowed=tuple(
                 envelope.allowed(k, envelope.limit_of(setup.policy, k.id), originals[k.id]) for k in knobs
             ),
-            settle_s=max(k.settle_s for k in knobs),
-            dwell_s=max(max(k.dwell_s for k in knobs), 0.0 if app_only else HOST_DWELL_S),
+            settle_s=guess.settle_s,
+            dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
             fresh_instances=any(k.effect not in (Effect.AT_ONCE, Effect.SLOWLY) for k in knobs),
             lease_s=trial.deadline - self.t,

@@ -226,8 +226,11 @@ class Files:
     def write(self, receipt: Receipt, knob: Knob) -> None:
         """Writes `receipt.text`, once, in one write(2). KnobAbsent, or KnobRefused with errno and hint."""
         path = self.path(knob)
-        if receipt.knob != knob.id:
-            raise KnobRefused(knob.id, "write", f"the receipt is for {receipt.knob}")
+        if (receipt.knob, receipt.target) != (knob.id, str(path)):
+            # What the journal would put back elsewhere has no way back here.
+            raise KnobRefused(
+                knob.id, "write", f"the receipt is for {receipt.knob} at {receipt.target}, not {path}"
+            )
         if not receipt.text.strip():
             raise KnobRefused(knob.id, "write", "an empty text, which the kernel takes for success")
         data = receipt.text.encode()

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import itertools
 import queue
-import shutil
 import signal
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -353,20 +351,26 @@ def _entry(row: tuple[object, ...]) -> Entry:
 @contextmanager
 def _open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
     """A read-only connection, also where SQLite cannot make the shared-memory file that WAL wants."""
-    with tempfile.TemporaryDirectory(prefix="tuned-spec-") as scratch:
-        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=1.0)
-        try:
-            db.execute("SELECT 1 FROM sqlite_master").fetchall()
-        except sqlite3.OperationalError as error:
-            db.close()
-            if (error.sqlite_errorcode & 0xFF) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-                raise
-            # A read-only directory. The log may hold the last entries of a daemon that was killed,
-            # and `immutable=1` would pass over it: read a copy.
-            copy = Path(scratch) / path.name
-            for tail in ("", "-wal"):
-                if Path(f"{path}{tail}").exists():
-                    shutil.copyfile(f"{path}{tail}", f"{copy}{tail}")
-            db = sqlite3.connect(copy)
+    db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=1.0)
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError as error:
+        db.close()
+        if (error.sqlite_errorcode & 0xFF) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+            raise
+    else:
         with closing(db):
+            yield db
+        return
+    # A read-only directory. The log may hold the last entries of a daemon that was killed, and
+    # `immutable=1` would pass over it: read a copy. Rare, so only here are the imports paid for.
+    import shutil
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="tuned-spec-") as scratch:
+        copy = Path(scratch) / path.name
+        for tail in ("", "-wal"):
+            if Path(f"{path}{tail}").exists():
+                shutil.copyfile(f"{path}{tail}", f"{copy}{tail}")
+        with closing(sqlite3.connect(copy)) as db:
             yield db

@@ -100,10 +100,10 @@ class Journal:
                 raise JournalError(f"{self.path} was removed or replaced under the daemon: restart it")
             self._save(rows)
         except (OSError, sqlite3.Error) as e:
-            for knob, row in before.items():
-                kept = row or self.rows[knob]._replace(status=RowStatus.RESTORED.value, pending="")
-                self.rows[knob] = kept
-                self._late.add(knob)  # the database may have it where only the index failed
+            for row in rows:
+                new = row._replace(status=RowStatus.RESTORED.value, pending="")
+                self.rows[row.knob] = before[row.knob] or new
+                self._late.add(row.knob)  # the database may have it where only the index failed
             raise JournalError(
                 f"{self.path}: {e}: no knob is written until the journal can be; check space and permissions"
             ) from e

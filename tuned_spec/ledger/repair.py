@@ -41,10 +41,12 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -343,10 +345,10 @@ def load(directory: str) -> Loaded:
     try:
         if not os.path.exists(path):
             raise FileNotFoundError("is missing")
-        db = connect(path)
-        for record in db.execute(f"SELECT {_COLUMNS}, checksum FROM undo"):
-            row = Row(*record[:-1])
-            if record[-1] != checksum(row):
+        db, records = _fetch(path)
+        for *fields, crc in records:
+            row = Row(*fields)
+            if crc != checksum(row):
                 damage.append(f"{path}: a row (knob reads {row.knob!r}) does not match its checksum")
             elif row.knob in rows:
                 damage.append(f"{path}: {row.knob} has two rows; the newer is used")
@@ -354,6 +356,9 @@ def load(directory: str) -> Loaded:
             else:
                 rows[row.knob] = row
     except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError, MemoryError) as e:
+        if db is not None:
+            db.close()
+            db = None
         if lines or damage or not str(e).startswith(("no such table", "is missing")):
             damage.append(f"{path}: {e}")
     for knob, (seq, status, original) in lines.items():
@@ -367,6 +372,32 @@ def load(directory: str) -> Loaded:
                     "compare, and write it by hand"
                 )
     return Loaded(sorted(rows.values()), damage, db)
+
+
+def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ...]]]:
+    """The records one by one, so that those before a damaged page count; and where to note outcomes.
+
+    On a full or read-only file system SQLite cannot make the files it shares with other readers, so a copy
+    is read elsewhere, and nothing can be noted.
+    """
+    query = f"SELECT {_COLUMNS}, checksum FROM undo"
+    db = connect(path)
+    try:
+        return db, db.execute(query)
+    except sqlite3.DatabaseError as e:
+        db.close()
+        if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
+            raise
+    with tempfile.TemporaryDirectory() as elsewhere:
+        copy = os.path.join(elsewhere, JOURNAL)
+        for suffix in ("", "-wal"):
+            if os.path.exists(path + suffix):
+                shutil.copyfile(path + suffix, copy + suffix)
+        db = connect(copy)
+        try:
+            return None, db.execute(query).fetchall()
+        finally:
+            db.close()
 
 
 def _load_index(directory: str, damage: list[str]) -> dict[str, tuple[int, str, str]]:
@@ -421,7 +452,7 @@ def take_lock(directory: str, role: str = "daemon") -> int:
     except OSError as e:
         if e.errno not in (errno.EROFS, errno.ENOSPC):
             raise
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path if os.path.exists(path) else directory, os.O_RDONLY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -511,7 +542,11 @@ class Report(NamedTuple):
 
 
 def repair(
-    directory: str, knobs: Sequence[str] = (), stop: bool = False, checkpoint: Checkpoint = nothing
+    directory: str,
+    knobs: Sequence[str] = (),
+    stop: bool = False,
+    checkpoint: Checkpoint = nothing,
+    patience_s: float = PATIENCE_S,
 ) -> Report:
     """Restore through the daemon if it answers, else take its place. Unusable if neither can be."""
     try:
@@ -528,7 +563,7 @@ def repair(
             f"{directory} can be written by others, so its journal cannot be trusted: look at it by hand"
         )
     how = "repair"
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             lock = take_lock(directory, "repair")
@@ -618,7 +653,9 @@ def main(argv: Sequence[str], checkpoint: Checkpoint = nothing) -> int:
         return code
     if not error and (text := table(report)):
         print(text)
-    for line in [*report.damage, *filter(None, [error])]:
+    known = {o.knob for o in report.outcomes}
+    strangers = [f"{knob}: not managed, nothing to restore" for knob in args.knob if knob not in known]
+    for line in [*report.damage, error] if error else [*report.damage, *strangers]:
         print(f"repair: {line}", file=sys.stderr)
     return code
 

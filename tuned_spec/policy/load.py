@@ -1,74 +1,29 @@
 """Policy files -> one frozen `Policy`, with where each value came from; or every problem at once.
 
-Owns which files count, what may stand in them, how they merge, and the checks across them. Must not know
-sysctl paths, the host's state, or who runs the policy: catalogue, metric names and users are parameters.
+Owns which files count, and in what order. Must not know what stands in them (`merge` does), sysctl paths or
+the host's state: catalogue, metric names and users are parameters.
 
-Merging: files in the order they were selected, then every drop-in in name order. A later file wins key by
-key: a setting, a metric's owner, one field of a limit; a rule of the same id is replaced whole, in its
-place; `disable` takes rules away. A drop-in with the name of a shipped policy *is* that policy: it replaces
-the shipped file whole, and counts only when that policy is selected.
+Order: the files that were selected, then every drop-in in name order. A drop-in with the name of a shipped
+policy *is* that policy: it replaces the shipped file whole, and counts only when that policy is selected.
 """
 
 from __future__ import annotations
 
-import difflib
-import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from tuned_spec.errors import PolicyError, Problem
-from tuned_spec.model import (
-    Action,
-    Condition,
-    CouplingKind,
-    Knob,
-    KnobType,
-    Limit,
-    MetricOwner,
-    Mode,
-    Policy,
-    Rule,
-)
-from tuned_spec.policy import document, grammar, units
-from tuned_spec.policy.document import Items, Node, Table, Text, shown
-from tuned_spec.policy.units import Misfit
+from tuned_spec.model import Knob, Policy
+from tuned_spec.policy import units
+from tuned_spec.policy.document import shown
+from tuned_spec.policy.merge import NAME, SETTINGS, TOP, Merge
+from tuned_spec.policy.reader import near
 
 BUILT_IN = "built in"
-MAX_PROBLEMS = 100  # of one file: the rest is most likely the same mistake
-NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
-APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
-CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
-
-TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules")
-RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
-RULE_OPTIONAL = ("guard", "cooldown", "lease", "confidence")
-LIMIT = ("range", "choices", "step", "bound", "cooldown")
-METRIC = ("owner", "stale")
-
-# key in the file -> (field of Policy, how to read it, lowest, highest)
-SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
-    "changes_per_minute": ("changes_per_minute", units.whole, "1", "600"),
-    "toggles_per_minute": ("toggles_per_minute", units.whole, "2", "6000"),
-    "rest": ("rest_s", units.seconds, "0s", "168h"),
-    "alpha": ("alpha", units.share, "0.01%", "50%"),
-    "max_pairs": ("max_pairs", units.whole, "2", "10000"),
-}
-
-_WHY_REQUIRED = {
-    "id": "name the rule: it is what `why` and `history` say",
-    "reason": "say in one sentence why this should help",
-    "source": "say where the idea is from",
-    "when": "say when to make this guess, like `- psi.cpu.some > 20% for 3s clear 10%`",
-    "do": "say what to write, like `net.core.somaxconn: multiply 2`",
-    "expect": "say which metric must move for the change to be kept, like `app.p95_ms falls by 5%`",
-}
-
-T = TypeVar("T")
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -97,17 +52,30 @@ def load(
     """
     problems: list[Problem] = []
     files = _files(select, shipped, dropins, problems)
-    merge = _Merge(catalogue, metrics, uid_of, tuple(metric_names), page_size or os.sysconf("SC_PAGE_SIZE"))
+    merge = Merge(catalogue, metrics, uid_of, tuple(metric_names), page_size or os.sysconf("SC_PAGE_SIZE"))
     for path in files:
         merge.add(path)
     policy = merge.finish(tuple(path.stem for path in files))
     problems += merge.problems
     if problems:
         raise PolicyError(tuple(sorted(problems, key=lambda p: (p.file, p.line))))
-    origins = {
-        key: "{}:{}".format(*merge.places[key]) if key in merge.places else BUILT_IN for key in merge.texts
-    }
-    return Loaded(policy, origins, merge.texts, files)
+    written = {key: (text, "{}:{}".format(*merge.places[key])) for key, text in merge.texts.items()}
+    shown_as = sorted((_built_in() | written).items(), key=lambda item: TOP.index(item[0].partition(".")[0]))
+    texts = {key: text for key, (text, _) in shown_as}
+    return Loaded(policy, {key: origin for key, (_, origin) in shown_as}, texts, files)
+
+
+def _built_in() -> dict[str, tuple[str, str]]:
+    """What holds if no file says otherwise, written as a file would."""
+    found = {"mode": (str(Policy(()).mode), BUILT_IN)}
+    for name, (field, read, *_) in SETTINGS.items():
+        value = getattr(Policy(()), field)
+        if read is units.share:
+            text = f"{100 * value:g}%"
+        else:
+            text = f"{value:g}s" if read is units.seconds else str(value)
+        found[f"settings.{name}"] = (text, BUILT_IN)
+    return found
 
 
 def _files(
@@ -123,7 +91,7 @@ def _files(
             chosen[local.get(name) or ours[name]] = None
         else:
             hint = (
-                _near(name, [*ours, *local])
+                near(name, [*ours, *local])
                 or f"choose from {', '.join(sorted({*ours, *local})) or 'nothing'}"
             )
             problems.append(Problem(str(shipped), 1, "policy", f"no policy {shown(name)}", hint))
@@ -140,526 +108,13 @@ def _policies(directory: Path, problems: list[Problem]) -> dict[str, Path]:
         what = f"cannot be listed: {error.strerror}"
         problems.append(Problem(str(directory), 1, "directory", what, "check its mode"))
         return {}
+    found = {}
     for name in names:
-        if name.endswith(".yml"):
-            hint = f"rename it to {name.removesuffix('.yml')}.yaml"
-            problems.append(Problem(str(directory / name), 1, "file", "only *.yaml is read", hint))
-    return {
-        name.removesuffix(".yaml"): directory / name for name in names if re.fullmatch(NAME + r"\.yaml", name)
-    }
-
-
-def _near(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:80], list(words), n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
-
-
-class _Merge:
-    """What the files read so far come to, and what was wrong with them."""
-
-    def __init__(
-        self,
-        catalogue: Mapping[str, Knob],
-        metrics: Callable[[str], bool],
-        uid_of: Callable[[str], int],
-        metric_names: tuple[str, ...],
-        page_size: int,
-    ) -> None:
-        self.catalogue, self.known_metric, self.uid_of = catalogue, metrics, uid_of
-        self.metric_names, self.page_size = metric_names, page_size
-        self.problems: list[Problem] = []
-        self.places: dict[str, tuple[str, int]] = {}
-        self.texts: dict[str, str] = {}
-        self.file = ""
-        self.left = 0  # problems that may still be said of this file
-        self.mode = Mode.OBSERVE
-        self.settings: dict[str, float] = {}
-        self.cgroups: dict[str, None] = {}
-        self.owners: dict[str, MetricOwner] = {}
-        self.limits: dict[str, Limit] = {}
-        self.rules: dict[str, Rule] = {}
-        self.rule_places: dict[str, tuple[str, int]] = {}
-        self.rule_ids: set[str] = set()  # of broken rules too, so that nothing is called unknown for them
-        self.disabled: dict[str, tuple[str, int]] = {}
-
-    # ------------------------------------------------------------------ problems, places
-
-    def problem(self, line: int, key: str, what: str, hint: str = "") -> None:
-        self.left -= 1
-        if self.left > 0:
-            self.problems.append(Problem(self.file, line, key, what, hint))
-        elif self.left == 0:
-            self.problems.append(Problem(self.file, line, key, "and more", "correct the others first"))
-
-    def place(self, key: str, line: int, text: str) -> None:
-        self.places[key] = (self.file, line)
-        self.texts[key] = text
-
-    def near(self, word: str, words: Iterable[str]) -> str:
-        return _near(word, words) if self.left > 0 else ""
-
-    # ------------------------------------------------------------------------ shapes
-
-    def table(self, node: Node, key: str) -> Table | None:
-        if isinstance(node, Table):
-            return node
-        self.problem(node.line, key, "is not a mapping", "write `key: value` lines below it")
-        return None
-
-    def items(self, node: Node, key: str) -> list[Node]:
-        if isinstance(node, Items):
-            return node.items
-        self.problem(node.line, key, "is not a list", "write one `- ` line for each entry")
-        return []
-
-    def text(self, node: Node, key: str) -> str | None:
-        if isinstance(node, Text) and node.text.strip():
-            return node.text.strip()
-        what = "has no value" if isinstance(node, Text) else "is not one value"
-        self.problem(node.line, key, what, "write it on this line, or delete the key")
-        return None
-
-    def known(self, table: Table, prefix: str, keys: Sequence[str]) -> dict[str, Node]:
-        for key in table.entries:
-            if key not in keys:
-                hint = self.near(key, keys) or f"keys here: {', '.join(keys)}"
-                self.problem(table.lines[key], f"{prefix}{shown(key)[1:-1]}", "unknown key", hint)
-        return {key: table.entries[key] for key in keys if key in table.entries}
-
-    # -------------------------------------------------------------------------- files
-
-    def add(self, path: Path) -> None:
-        self.file, self.left = str(path), MAX_PROBLEMS
-        node = document.read(path, self.problem)
-        if node is None:
-            if self.left == MAX_PROBLEMS:
-                self.problem(1, "file", "is empty", "write at least `version: 1`")
-            return
-        top = self.table(node, "file")
-        if top is None:
-            return
-        parts = self.known(top, "", TOP)
-        if "version" not in parts:
-            self.problem(1, "version", "is missing", "write `version: 1`")
-        elif (version := self.text(parts["version"], "version")) not in (None, "1"):
-            self.problem(
-                parts["version"].line, "version", f"{shown(version or '')} is not known", "write `version: 1`"
+        if re.fullmatch(NAME + r"\.yaml", name):
+            found[name.removesuffix(".yaml")] = directory / name
+        elif name.endswith((".yaml", ".yml")) and not name.startswith("."):
+            hint = "rename it: NAME.yaml, with letters, digits, - _ and . in NAME"
+            problems.append(
+                Problem(str(directory / name), 1, "file", "is not read because of its name", hint)
             )
-        read: dict[str, Callable[[Node], None]] = {
-            "mode": self.read_mode,
-            "settings": self.read_settings,
-            "cgroups": self.read_cgroups,
-            "metrics": self.read_metrics,
-            "limits": self.read_limits,
-            "disable": self.read_disable,
-            "rules": self.read_rules,
-        }
-        for key, reader in read.items():
-            if key in parts:
-                reader(parts[key])
-
-    def read_mode(self, node: Node) -> None:
-        word = self.text(node, "mode")
-        if word is None:
-            return
-        if word not in list(Mode):
-            self.problem(node.line, "mode", f"{shown(word)} is not a mode", f"choose {', '.join(Mode)}")
-            return
-        self.mode = Mode(word)
-        self.place("mode", node.line, word)
-
-    def read_settings(self, node: Node) -> None:
-        if (table := self.table(node, "settings")) is None:
-            return
-        for name, value in self.known(table, "settings.", tuple(SETTINGS)).items():
-            key = f"settings.{name}"
-            if (text := self.text(value, key)) is None:
-                continue
-            field, read, low, high = SETTINGS[name]
-            try:
-                number = read(text)
-            except Misfit as error:
-                self.problem(value.line, key, error.what, error.hint)
-                continue
-            if not read(low) <= number <= read(high):
-                self.problem(value.line, key, f"{text} is outside {low} to {high}", "choose a value inside")
-                continue
-            self.settings[field] = number
-            self.place(key, value.line, text)
-
-    def read_cgroups(self, node: Node) -> None:
-        for number, item in enumerate(self.items(node, "cgroups")):
-            if (text := self.text(item, f"cgroups[{number}]")) is None:
-                continue
-            path = text.strip("/")
-            if {"", ".", ".."} & set(path.split("/")) or not path.isprintable() or " " in path:
-                what = f"{shown(text)} is not a path below the cgroup root"
-                self.problem(
-                    item.line, f"cgroups[{number}]", what, "write it like system.slice/nginx.service"
-                )
-                continue
-            self.cgroups[path] = None
-            self.place(f"cgroups.{path}", item.line, text)
-
-    def read_metrics(self, node: Node) -> None:
-        if (table := self.table(node, "metrics")) is None:
-            return
-        for name, value in table.entries.items():
-            key, line = f"metrics.{shown(name)[1:-1]}", table.lines[name]
-            if not re.fullmatch(APP_METRIC, name):
-                hint = "only what programs report has an owner; such a name begins with app., like app.p95_ms"
-                self.problem(line, key, "is not an application metric", hint)
-                continue
-            if (entry := self.table(value, key)) is None:
-                continue
-            parts = self.known(entry, f"{key}.", METRIC)
-            old = self.owners.get(name)
-            uid = old.uid if old else None
-            stale_s = old.stale_s if old else 10.0
-            if "owner" in parts:
-                if (user := self.text(parts["owner"], f"{key}.owner")) is None:
-                    continue
-                uid = self.uid(user)
-                self.place(f"{key}.owner", parts["owner"].line, user)
-            elif old is None:
-                hint = "say which user's samples count: `owner: www-data`"
-                self.problem(line, key, "has no owner", hint)
-                continue
-            if "stale" in parts and (text := self.text(parts["stale"], f"{key}.stale")) is not None:
-                try:
-                    stale_s = units.seconds(text)
-                except Misfit as error:
-                    self.problem(parts["stale"].line, f"{key}.stale", error.what, error.hint)
-                    continue
-                self.place(f"{key}.stale", parts["stale"].line, text)
-            # -1 stands for a user that is not there; only the owner that wins the merge is a problem.
-            self.owners[name] = MetricOwner(name, -1 if uid is None else uid, stale_s, f"{self.file}:{line}")
-
-    def uid(self, user: str) -> int:
-        if re.fullmatch("[0-9]{1,9}", user):
-            return int(user)
-        try:
-            return self.uid_of(user)
-        except KeyError:
-            return -1
-
-    # -------------------------------------------------------------------------- limits
-
-    def knob(self, name: str, line: int, key: str) -> Knob | None:
-        if (knob := self.catalogue.get(name)) is None:
-            hint = self.near(name, self.catalogue) or "`tuned-spec knobs` lists them"
-            self.problem(line, key, "unknown knob", hint)
-        return knob
-
-    def read_limits(self, node: Node) -> None:
-        if (table := self.table(node, "limits")) is None:
-            return
-        for name, value in table.entries.items():
-            key, line = f"limits.{shown(name)[1:-1]}", table.lines[name]
-            knob, entry = self.knob(name, line, key), self.table(value, key)
-            if entry is None:
-                continue
-            parts = self.known(entry, f"{key}.", LIMIT)
-            if knob is None:
-                continue
-            limit = self.limits.get(name) or Limit(name)
-            for field, part in parts.items():
-                try:
-                    limit = self.limit(limit, knob, field, part, f"{key}.{field}")
-                except Misfit as error:
-                    self.problem(part.line, f"{key}.{field}", error.what, error.hint)
-            self.limits[name] = msgspec.structs.replace(limit, origin=f"{self.file}:{line}")
-
-    def limit(self, limit: Limit, knob: Knob, field: str, node: Node, key: str) -> Limit:
-        number = knob.type in (KnobType.INT, KnobType.INTS)
-        if field in ("range", "step", "bound") and not number:
-            raise Misfit(f"a {knob.type} has no {field}", "use choices" if knob.choices else "delete it")
-        if field == "choices" and knob.type is not KnobType.CHOICE:
-            raise Misfit(f"a knob of type {knob.type} has no choices", "use range")
-        change: dict[str, object]
-        if field in ("range", "choices"):
-            words = [self.text(item, key) for item in self.items(node, key)]
-            given = [word for word in words if word is not None]
-            if not given or len(given) < len(words):
-                return limit
-            text = f"[{', '.join(given)}]"
-            if field == "choices":
-                change = {"choices": tuple(grammar.choice(knob, word) for word in given)}
-            elif len(given) != 2:
-                raise Misfit("is not two values", "a range is [low, high]")
-            else:
-                low, high = (self.narrower(knob, word) for word in given)
-                if low > high:
-                    raise Misfit(f"low {given[0]} is above high {given[1]}", "swap them")
-                change = {"low": low, "high": high}
-        else:
-            if (word := self.text(node, key)) is None:
-                return limit
-            text = word
-            if field == "step":
-                change = self.step(knob, word)
-            elif field == "bound":
-                change = {"bound_ratio": units.factor(word)}
-            else:
-                change = {"cooldown_s": units.seconds(word)}
-        self.place(key, node.line, text)
-        return msgspec.structs.replace(limit, **change)
-
-    def narrower(self, knob: Knob, word: str) -> int:
-        try:
-            return grammar.number(knob, word, self.page_size)
-        except Misfit as error:
-            if "outside" in error.what:
-                raise Misfit(error.what, "a policy narrows the catalogue's range, never widens it") from None
-            raise
-
-    def step(self, knob: Knob, text: str) -> dict[str, object]:
-        """`2x`, `64KiB`, or `2x or 64KiB` (the wider one counts)."""
-        found: dict[str, object] = {"step_ratio": None, "step_abs": None}
-        for word in text.split(" or "):
-            if word.endswith("x"):
-                found["step_ratio"] = units.factor(word)
-            elif (amount := units.for_knob(word.strip(), knob.unit, self.page_size)) > 0:
-                found["step_abs"] = amount
-            else:
-                raise Misfit(f"a step of {word}", "write a step above 0")
-        return found
-
-    def read_disable(self, node: Node) -> None:
-        for number, item in enumerate(self.items(node, "disable")):
-            if (name := self.text(item, f"disable[{number}]")) is not None:
-                self.disabled[name] = (self.file, item.line)
-                self.place(f"disable.{shown(name)[1:-1]}", item.line, name)
-
-    # --------------------------------------------------------------------------- rules
-
-    def read_rules(self, node: Node) -> None:
-        seen: dict[str, int] = {}
-        for number, item in enumerate(self.items(node, "rules")):
-            table = self.table(item, f"rules[{number}]")
-            if table is None:
-                continue
-            id_node = table.entries.get("id")
-            key = f"rules[{number}]"
-            if isinstance(id_node, Text) and re.fullmatch(NAME, id_node.text):
-                key = f"rules.{id_node.text}"
-                self.rule_ids.add(id_node.text)
-                if first := seen.get(id_node.text):
-                    self.problem(
-                        id_node.line,
-                        key,
-                        f"a second rule of that id, the first is in line {first}",
-                        "rename one",
-                    )
-                    continue
-                seen[id_node.text] = id_node.line
-            elif id_node is not None:
-                what = "is not a rule's name"
-                self.problem(id_node.line, f"{key}.id", what, "letters, digits, - _ and . only")
-            self.read_rule(table, key)
-
-    def read_rule(self, table: Table, key: str) -> None:
-        before = self.left
-        parts = self.known(table, f"{key}.", RULE_REQUIRED + RULE_OPTIONAL)
-        for name in RULE_REQUIRED:
-            if name not in parts:
-                self.problem(table.line, f"{key}.{name}", "is missing", _WHY_REQUIRED[name])
-        for old in [place for place in self.places if place.startswith(f"{key}.")]:
-            del self.places[old], self.texts[old]  # of the rule that this one replaces
-        words = {name: self.one(parts, key, name, str) or "" for name in ("id", "reason", "source")}
-        when = self.many(parts, key, "when", grammar.condition)
-        guards = self.many(parts, key, "guard", grammar.guard)
-        do = self.read_do(parts["do"], f"{key}.do") if "do" in parts else ()
-        expect = self.one(parts, key, "expect", grammar.expect)
-        cooldown_s = self.one(parts, key, "cooldown", units.seconds)
-        lease_s = self.one(parts, key, "lease", _lease)
-        confidence = self.one(parts, key, "confidence", _confidence)
-        if self.left < before or expect is None:
-            return
-        rule = Rule(
-            id=words["id"],
-            when=when,
-            do=do,
-            expect=expect,
-            reason=words["reason"],
-            source=words["source"],
-            guard=guards,
-            origin=f"{self.file}:{table.line}",
-        )
-        self.rule_places[rule.id] = (self.file, table.line)
-        given = {"cooldown_s": cooldown_s, "lease_s": lease_s, "confidence": confidence}
-        self.rules[rule.id] = msgspec.structs.replace(
-            rule, **{name: value for name, value in given.items() if value is not None}
-        )
-
-    def one(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> T | None:
-        """`parts[name]` understood by `read`; None if it is not there or is wrong (then it has been said)."""
-        if name not in parts or (text := self.text(parts[name], f"{key}.{name}")) is None:
-            return None
-        return self.understood(parts[name].line, f"{key}.{name}", text, lambda: read(text))
-
-    def many(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> tuple[T, ...]:
-        if name not in parts:
-            return ()
-        items = self.items(parts[name], f"{key}.{name}")
-        if not items and isinstance(parts[name], Items):
-            self.problem(
-                parts[name].line, f"{key}.{name}", "is an empty list", "write one `- ` line for each entry"
-            )
-        numbered = {f"{name}[{number}]": item for number, item in enumerate(items)}
-        found = [self.one(numbered, key, label, read) for label in numbered]
-        return tuple(item for item in found if item is not None)
-
-    def understood(self, line: int, key: str, text: str, read: Callable[[], T]) -> T | None:
-        self.place(key, line, text)
-        try:
-            return read()
-        except Misfit as error:
-            self.problem(line, key, error.what, error.hint)
-            return None
-
-    def read_do(self, node: Node, key: str) -> tuple[Action, ...]:
-        if (table := self.table(node, key)) is None:
-            return ()
-        if not table.entries:
-            self.problem(table.line, key, "does nothing", "write `KNOB: multiply 2` or the like")
-        found: list[Action] = []
-        for target, value in table.entries.items():
-            line, label = table.lines[target], f"{key}.{shown(target)[1:-1]}"
-            name, bracket, tail = target.partition("[")
-            text = self.text(value, label)
-            if (knob := self.knob(name, line, label)) is None or text is None:
-                continue
-            field: int | None = None
-            if bracket:
-                if (field_name := tail.removesuffix("]")) not in knob.fields:
-                    fields = (
-                        f"fields are {', '.join(knob.fields)}"
-                        if knob.fields
-                        else "it is one value: delete the [...]"
-                    )
-                    hint = self.near(field_name, knob.fields) or fields
-                    self.problem(line, label, f"{knob.id} has no field {shown(field_name)}", hint)
-                    continue
-                field = knob.fields.index(field_name)
-            read = functools.partial(grammar.action, knob, field, text, self.page_size)
-            if (action := self.understood(value.line, label, text, read)) is None:
-                continue
-            if any(other.knob == name and (other.field is None or field is None) for other in found):
-                self.problem(line, label, "is written whole and by field", "write it once")
-            found.append(action)
-        self.check_partners(found, table, key)
-        return tuple(found)
-
-    def check_partners(self, actions: list[Action], table: Table, key: str) -> None:
-        """Coupled knobs within one transaction."""
-        order = list(dict.fromkeys(action.knob for action in actions))
-        lines = {target.partition("[")[0]: line for target, line in table.lines.items()}
-        for first, second, kind in self.coupled(order):
-            if kind is CouplingKind.ZEROES:
-                what = f"the kernel zeroes {first} when {second} is written"
-                self.problem(lines[second], f"{key}.{second}", what, "write one of the two")
-            elif order.index(first) > order.index(second):
-                what = f"is undone by {first}, which resets it"
-                self.problem(lines[second], f"{key}.{second}", what, f"write {first} first")
-
-    def coupled(self, knobs: Iterable[str]) -> list[tuple[str, str, CouplingKind]]:
-        """(knob, partner, how) for every pair among `knobs` of which one write changes the other."""
-        among = set(knobs)
-        found: dict[frozenset[str], tuple[str, str, CouplingKind]] = {}
-        for name in sorted(among):
-            for coupling in self.catalogue[name].coupled:
-                if coupling.partner in among and coupling.kind is not CouplingKind.ORDERED:
-                    found.setdefault(
-                        frozenset((name, coupling.partner)), (name, coupling.partner, coupling.kind)
-                    )
-        return list(found.values())
-
-    # ----------------------------------------------------------------- across the files
-
-    def finish(self, names: tuple[str, ...]) -> Policy:
-        for name, (file, line) in self.disabled.items():
-            if name not in self.rule_ids:
-                self.far(file, line, "disable", f"no rule {shown(name)}", _near(name, self.rule_ids))
-            self.rules.pop(name, None)
-        for owner in self.owners.values():
-            if owner.uid < 0:
-                key = f"metrics.{owner.name}.owner"
-                what = f"no user {shown(self.texts[key])} on this host"
-                self.far(*self.places[key], key, what, "create it, or name another in a drop-in")
-        for rule in self.rules.values():
-            self.check_metrics(rule)
-        self.check_apart()
-        if "mode" not in self.places:
-            self.texts["mode"] = str(self.mode)
-        for name, (field, *_) in SETTINGS.items():
-            if f"settings.{name}" not in self.places:
-                default = next(f.default for f in msgspec.structs.fields(Policy) if f.name == field)
-                self.texts[f"settings.{name}"] = f"{default:g}{'s' if field.endswith('_s') else ''}"
-        policy = Policy(
-            names=names,
-            mode=self.mode,
-            rules=tuple(self.rules.values()),
-            limits=tuple(self.limits.values()),
-            metrics=tuple(self.owners.values()),
-            cgroups=tuple(self.cgroups),
-        )
-        return msgspec.structs.replace(policy, **self.settings)
-
-    def far(self, file: str, line: int, key: str, what: str, hint: str) -> None:
-        """A problem that shows only once all files are read."""
-        self.problems.append(Problem(file, line, key, what, hint))
-
-    def check_metrics(self, rule: Rule) -> None:
-        used = [(f"when[{i}]", name) for i, first in enumerate(rule.when) for name in _names(first)]
-        used += [("expect", rule.expect.metric)]
-        used += [(f"guard[{i}]", guard.metric) for i, guard in enumerate(rule.guard)]
-        for part, metric in used:
-            key = f"rules.{rule.id}.{part}"
-            if metric.startswith("app."):
-                if metric not in self.owners:
-                    hint = (
-                        _near(metric, self.owners)
-                        or f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
-                    )
-                    self.far(*self.places[key], key, f"{shown(metric)} has no owner", hint)
-            elif found := re.fullmatch(CGROUP_METRIC, metric):
-                if found[1] not in self.cgroups:
-                    hint = _near(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
-                    self.far(*self.places[key], key, f"the cgroup {shown(found[1])} is not sensed", hint)
-            elif not self.known_metric(metric):
-                hint = _near(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
-                self.far(*self.places[key], key, f"unknown metric {shown(metric)}", hint)
-
-    def check_apart(self) -> None:
-        """Coupled knobs in different rules would undo each other behind the judge's back."""
-        writers: dict[str, list[str]] = {}
-        for rule in self.rules.values():
-            for name in dict.fromkeys(action.knob for action in rule.do):
-                writers.setdefault(name, []).append(rule.id)
-        for first, second, kind in self.coupled(writers):
-            if lone := set(writers[first]) ^ set(writers[second]):
-                later = [rule_id for rule_id in self.rules if rule_id in lone][-1]
-                mine, other = (first, second) if later in writers[first] else (second, first)
-                what = (
-                    f"writes {mine}, and rule {writers[other][0]} writes {other}: one write {kind} the other"
-                )
-                hint = "keep one of the two" if kind is CouplingKind.ZEROES else "write both in one rule"
-                self.far(*self.rule_places[later], f"rules.{later}.do", what, hint)
-
-
-def _names(condition: Condition) -> list[str]:
-    rest = _names(condition.fallback) if condition.fallback else []
-    return [condition.metric, *rest]
-
-
-def _lease(text: str) -> float:
-    if (lease := units.seconds(text)) == 0:
-        raise Misfit("leaves no time to judge", "write a lease like 2m")
-    return lease
-
-
-def _confidence(text: str) -> float:
-    if (confidence := units.share(text)) > 1:
-        raise Misfit(f"{text} is above 100%", "write 50% for a guess")
-    return confidence
+    return found

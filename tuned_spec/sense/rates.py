@@ -25,7 +25,7 @@ def compute(table: Mapping[str, Metric], old: Reading | None, new: Reading) -> d
     Rates are a second and never negative; a metric whose unit is "share" is within 0..1.
     """
     dt = new.t - old.t if old else 0.0
-    before = old.sources if old and dt > 0 else {}
+    before = old.sources if old and dt > 0 else {}  # without a before nothing has grown: no rates
     rows = {name: _pairs(name, before.get(name, {}), now) for name, now in new.sources.items()}
     values = {}
     for name, metric in table.items():
@@ -40,7 +40,7 @@ def _value(metric: Metric, pairs: list[Pair], dt: float) -> float | None:
     match metric.kind:
         case Kind.RATE:
             growth = _growth(metric.fields, pairs)
-            return growth * metric.scale / dt if growth is not None and dt > 0 else None
+            return growth * metric.scale / dt if growth is not None else None
         case Kind.RATIO:
             part, whole = _growth(metric.fields, pairs), _growth(metric.over, pairs)
             return part / whole if part is not None and whole else None

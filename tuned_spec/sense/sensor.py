@@ -21,19 +21,23 @@ MIN_WINDOW_S = 0.1
 
 
 class Sense:
-    """Reads what the `wanted` metrics (None: all) need, and nothing else but what `pace` needs.
+    """Reads what the `wanted` metrics (None: all) and the pressure of `cgroups` need, and what `pace` needs.
 
-    `cgroups` are paths below the root of cgroup2; those that `wanted` names are added. An observation holds
-    every metric of the files that are read, wanted or not: they come for nothing.
+    `cgroups` are paths below the root of cgroup2. An observation holds every metric of the files that are
+    read, wanted or not: they come for nothing.
     """
 
     def __init__(self, root: Path, cgroups: Sequence[str] = (), wanted: frozenset[str] | None = None) -> None:
+        self._refused = [path for path in cgroups if metrics.cgroup_path(path) is None]
+        own = {
+            name
+            for path in filter(None, map(metrics.cgroup_path, cgroups))
+            for name in metrics.of_cgroup(path)
+        }
+        self._wanted = frozenset(metrics.METRICS if wanted is None else wanted) | own
         table = dict(metrics.METRICS)
-        named = (*cgroups, *metrics.cgroups_in(wanted or ()))
-        for path in filter(None, map(metrics.cgroup_path, named)):
+        for path in metrics.cgroups_in(self._wanted):
             table |= metrics.of_cgroup(path)
-        self._refused = [path for path in named if metrics.cgroup_path(path) is None]
-        self._wanted = frozenset(table) if wanted is None else wanted
         sources = {table[name].source for name in self._wanted if name in table} | _ALWAYS
         self._table = {name: metric for name, metric in table.items() if metric.source in sources}
         cgroup2 = cgroup2_root(root)

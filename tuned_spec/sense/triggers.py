@@ -42,21 +42,24 @@ class Trigger(msgspec.Struct, frozen=True):
 def open_triggers(
     root: Path, cgroups: Sequence[str] = (), levels: Mapping[str, float] | None = None
 ) -> tuple[list[Trigger], list[str]]:
-    """Arms what can be armed on the host and these cgroups; each that cannot be comes with its reason.
+    """Arms what can be armed on the host and on cgroups, `levels`' too; what cannot be comes as a reason.
 
     `levels`: pressure metric -> the lowest level that a rule compares it with. Its trigger is armed a little
     above, so that what it reports is past the level and not on it.
     """
     cgroup2 = cgroup2_root(root)
-    groups = [metrics.cgroup_path(path) or path for path in cgroups]
+    levels = levels or {}
+    named = (metrics.cgroup_path(path) or path for path in cgroups)
+    groups = list(dict.fromkeys((*named, *metrics.cgroups_in(levels))))
+    watched = groups[:MAX_CGROUPS]
     shares = dict(THRESHOLDS)
-    for group in groups[:MAX_CGROUPS]:
+    for group in watched:
         shares |= {f"cgroup.{group}.{name}": share for name, share in THRESHOLDS.items()}
     reasons = [
         f"cgroup.{group}: no trigger, only {MAX_CGROUPS} cgroups get one" for group in groups[MAX_CGROUPS:]
     ]
-    for name, level in (levels or {}).items():
-        if name in shares or name.startswith("psi."):
+    for name, level in levels.items():
+        if set(metrics.cgroups_in([name])) <= set(watched):
             shares[name] = min(max(level * 1.05, 0.01), 0.95)
     triggers: list[Trigger] = []
     for name, share in shares.items():

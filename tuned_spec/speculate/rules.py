@@ -17,6 +17,7 @@ from typing import assert_never
 
 import msgspec
 
+from tuned_spec import windows
 from tuned_spec.errors import KnobError
 from tuned_spec.model import (
     Action,
@@ -221,6 +222,7 @@ def propose(
     writes = tuple(Write(name, value) for name, value in values.items() if value != before[name])
     if not writes:
         return stuck[0] if stuck else Refusal("no_change", "", "the rule does nothing")
+    timing = windows.of(rule, catalogue)
     return Proposal(
         rule=rule.id,
         writes=writes,
@@ -228,7 +230,9 @@ def propose(
         seen={name: seen[name] for name in metrics(rule) if name in seen},
         expect=rule.expect,
         guard=rule.guard,
-        lease_s=rule.lease_s,
+        settle_s=timing.settle_s,
+        dwell_s=timing.dwell_s,
+        lease_s=timing.lease_s,
         cooldown_s=rule.cooldown_s,
         confidence=rule.confidence,
     )

@@ -1,0 +1,107 @@
+"""`why`: each link of the chain, from journals and histories that real processes left."""
+
+from __future__ import annotations
+
+from tests.cli.place import STOP, SWAPPINESS, Place
+
+
+def words(place: Place, *args: str) -> str:
+    return " ".join(place.tell("why", *args).stdout.split())
+
+
+def test_a_knob_never_touched_shows_its_value_range_and_doc(place: Place) -> None:
+    said = words(place, SWAPPINESS)
+    for part in ("60", "untouched by tuned-spec", "0 .. 200", "Documentation/", "no rule has touched it"):
+        assert part in said
+    chain = place.json("why", SWAPPINESS)["chain"]
+    assert (chain["live"], chain["whose"], chain["entries"]) == (60, "original", [])
+
+
+def test_spelt_as_a_path(place: Place) -> None:
+    assert place.json("why", "/proc/sys/vm/swappiness")["chain"]["knob"] == SWAPPINESS
+
+
+def test_an_unknown_knob_is_answered_with_near_ones(place: Place) -> None:
+    done = place.tell("why", "vm.swapiness")
+    assert done.returncode == 2
+    assert "did you mean vm.swappiness" in done.stderr and done.stdout == ""
+
+
+def test_a_knob_absent_here(place: Place) -> None:
+    done = place.tell("why", "vm.dirty_ratio")
+    assert done.returncode == 0 and "cannot be read" in done.stdout
+
+
+CONFIRMED = f"""
+change("t1", "{SWAPPINESS}", 30)
+judge("t1", "{SWAPPINESS}", "confirm", 30, reason="better by a third", effect=0.33, low=0.2, high=0.45,
+      e_value=41.0, pairs=9, claim="alternated", guards={{"cpu.busy": "held"}})
+"""
+
+
+def test_the_whole_chain_of_a_confirmed_change_after_a_kill(place: Place) -> None:
+    conf = place.root / "etc/sysctl.d/50-swap.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text("# ours\nvm.swappiness = 60\n")
+    place.act(CONFIRMED)
+    said = words(place, SWAPPINESS)
+    for part in (
+        "set to 60 by",
+        "50-swap.conf:2",
+        "guess: memory is short",
+        "psi.memory.some = 0.31",
+        "allowed vm.swappiness = 30",
+        "effect +33.0% (+20.0% to +45.0%)",
+        "e-value 41",
+        "9 pairs",
+        "claim alternated",
+        "cpu.busy held",
+        "confirm: better by a third",
+        "30 relative cost (ours)",
+    ):
+        assert part in said, part
+    chain = place.json("why", SWAPPINESS)["chain"]
+    assert (chain["original"], chain["live"], chain["whose"], chain["trial"]) == (60, 30, "ours", "t1")
+    assert [e["kind"] for e in chain["entries"]] == ["proposed", "applied", "verdict", "confirmed"]
+
+
+def test_rejected_and_put_back(place: Place) -> None:
+    place.act(
+        f'change("t1", "{SWAPPINESS}", 30); judge("t1", "{SWAPPINESS}", "reject", 30, reason="no better")'
+    )
+    said = words(place, SWAPPINESS)
+    assert "reject: no better" in said and "reverted" in said and "60 relative cost (the original)" in said
+
+
+def test_foreign(place: Place) -> None:
+    place.act(CONFIRMED + f'note("foreign", "", ("{SWAPPINESS}",), ours=30, found=77, writer="sysctl[99]")\n')
+    place.sysctl(SWAPPINESS).write_text("77\n")
+    said = words(place, SWAPPINESS)
+    assert "77 relative cost (foreign" in said and "sysctl[99]" in said
+
+
+def test_refused_since(place: Place) -> None:
+    place.act(
+        f'note("refused", "", ("{SWAPPINESS}",), "guess", code="budget", what="six changes this minute")',
+        STOP,
+    )
+    said = words(place, SWAPPINESS)
+    assert "refused at" in said and "budget: six changes this minute" in said
+
+
+def test_observed_only(place: Place) -> None:
+    place.act(
+        f'note("would", "t1", ("{SWAPPINESS}",), "guess", '
+        f'writes=(Write("{SWAPPINESS}", 30),), reason="r", seen={{}})',
+        STOP,
+    )
+    said = words(place, SWAPPINESS)
+    assert "would write vm.swappiness = 30" in said and "nothing (observe mode)" in said
+
+
+def test_the_journal_gone_the_history_still_knows(place: Place) -> None:
+    place.act(f'change("t1", "{SWAPPINESS}", 30)')
+    for path in place.run.iterdir():
+        path.unlink()
+    chain = place.json("why", SWAPPINESS)["chain"]
+    assert (chain["original"], chain["whose"]) == (60, "ours")

@@ -1,0 +1,34 @@
+"""SIGKILL at every boundary and at random moments; the host must be as before, seen from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from workloads import kill_matrix
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.slow
+def test_every_boundary(host: dict[str, str]) -> None:
+    points, wrong = kill_matrix.boundaries()
+    assert wrong == []
+    assert points > 100
+
+
+@pytest.mark.slow
+def test_a_hundred_random_moments(host: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "workloads.kill_matrix", "--runs", "100"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "100 of 100" in done.stdout
+
+
+def test_repair_killed_at_each_of_its_boundaries(host: dict[str, str]) -> None:
+    points, wrong = kill_matrix.repair_boundaries()
+    assert wrong == []
+    assert points > 10

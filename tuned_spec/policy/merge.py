@@ -1,0 +1,512 @@
+"""What may stand in a policy file, what several of them come to, and the checks across them.
+
+Must not know directories, the host's state, or who runs the policy. A later file wins key by key: a setting,
+a metric's owner, one field of a limit; a rule of the same id is replaced whole, in its place; `disable` takes
+rules away.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tuned_spec import windows
+from tuned_spec.model import (
+    Action,
+    Condition,
+    CouplingKind,
+    Knob,
+    KnobType,
+    Limit,
+    MetricOwner,
+    Mode,
+    Policy,
+    Rule,
+)
+from tuned_spec.policy import document, grammar, units
+from tuned_spec.policy.document import Node, Table, Text, shown
+from tuned_spec.policy.reader import MAX_PROBLEMS, Reader, near
+from tuned_spec.policy.units import Misfit
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
+APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
+CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
+
+TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules")
+RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
+RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence")
+LIMIT = ("range", "choices", "step", "bound", "cooldown")
+METRIC = ("owner", "stale")
+
+# key in the file -> (field of Policy, how to read it, lowest, highest)
+SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
+    "changes_per_minute": ("changes_per_minute", units.whole, "1", "600"),
+    "toggles_per_minute": ("toggles_per_minute", units.whole, "2", "6000"),
+    "rest": ("rest_s", units.seconds, "0s", "168h"),
+    "alpha": ("alpha", units.share, "0.01%", "50%"),
+    "max_pairs": ("max_pairs", units.whole, "2", "10000"),
+}
+
+_WHY_REQUIRED = {
+    "id": "name the rule: it is what `why` and `history` say",
+    "reason": "say in one sentence why this should help",
+    "source": "say where the idea is from",
+    "when": "say when to make this guess, like `- psi.cpu.some > 20% for 3s clear 10%`",
+    "do": "say what to write, like `net.core.somaxconn: multiply 2`",
+    "expect": "say which metric must move for the change to be kept, like `app.p95_ms falls by 5%`",
+}
+
+
+class Merge(Reader):
+    """What the files read so far come to, and what was wrong with them."""
+
+    def __init__(
+        self,
+        catalogue: Mapping[str, Knob],
+        metrics: Callable[[str], bool],
+        uid_of: Callable[[str], int],
+        metric_names: tuple[str, ...],
+        page_size: int,
+    ) -> None:
+        super().__init__()
+        self.catalogue, self.known_metric, self.uid_of = catalogue, metrics, uid_of
+        self.metric_names, self.page_size = metric_names, page_size
+        self.mode = Mode.OBSERVE
+        self.settings: dict[str, float] = {}
+        self.cgroups: dict[str, None] = {}
+        self.owners: dict[str, MetricOwner] = {}
+        self.limits: dict[str, Limit] = {}
+        self.rules: dict[str, Rule] = {}
+        self.rule_places: dict[str, tuple[str, int]] = {}
+        self.rule_ids: set[str] = set()  # of broken rules too, so that nothing is called unknown for them
+        self.disabled: dict[str, tuple[str, int]] = {}
+
+    # -------------------------------------------------------------------------- files
+
+    def add(self, path: Path) -> None:
+        self.begin(str(path))
+        node = document.read(path, self.problem)
+        if node is None:
+            if self.left == MAX_PROBLEMS:
+                self.problem(1, "file", "is empty", "write at least `version: 1`")
+            return
+        top = self.table(node, "file")
+        if top is None:
+            return
+        parts = self.known(top, "", TOP)
+        if "version" not in parts:
+            self.problem(1, "version", "is missing", "write `version: 1`")
+        elif (version := self.text(parts["version"], "version")) not in (None, "1"):
+            self.problem(
+                parts["version"].line, "version", f"{shown(version or '')} is not known", "write `version: 1`"
+            )
+        read: dict[str, Callable[[Node], None]] = {
+            "mode": self.read_mode,
+            "settings": self.read_settings,
+            "cgroups": self.read_cgroups,
+            "metrics": self.read_metrics,
+            "limits": self.read_limits,
+            "disable": self.read_disable,
+            "rules": self.read_rules,
+        }
+        for key, reader in read.items():
+            if key in parts:
+                reader(parts[key])
+
+    def read_mode(self, node: Node) -> None:
+        word = self.text(node, "mode")
+        if word is None:
+            return
+        if word not in list(Mode):
+            self.problem(node.line, "mode", f"{shown(word)} is not a mode", f"choose {', '.join(Mode)}")
+            return
+        self.mode = Mode(word)
+        self.place("mode", node.line, word)
+
+    def read_settings(self, node: Node) -> None:
+        if (table := self.table(node, "settings")) is None:
+            return
+        for name, value in self.known(table, "settings.", tuple(SETTINGS)).items():
+            key = f"settings.{name}"
+            if (text := self.text(value, key)) is None:
+                continue
+            field, read, low, high = SETTINGS[name]
+            try:
+                number = read(text)
+            except Misfit as error:
+                self.problem(value.line, key, error.what, error.hint)
+                continue
+            if not read(low) <= number <= read(high):
+                self.problem(value.line, key, f"{text} is outside {low} to {high}", "choose a value inside")
+                continue
+            self.settings[field] = number
+            self.place(key, value.line, text)
+
+    def read_cgroups(self, node: Node) -> None:
+        for number, item in enumerate(self.items(node, "cgroups")):
+            if (text := self.text(item, f"cgroups[{number}]")) is None:
+                continue
+            path = text.strip("/")
+            if {"", ".", ".."} & set(path.split("/")) or not path.isprintable() or " " in path:
+                what = f"{shown(text)} is not a path below the cgroup root"
+                self.problem(
+                    item.line, f"cgroups[{number}]", what, "write it like system.slice/nginx.service"
+                )
+                continue
+            self.cgroups[path] = None
+            self.place(f"cgroups.{path}", item.line, text)
+
+    def read_metrics(self, node: Node) -> None:
+        if (table := self.table(node, "metrics")) is None:
+            return
+        for name, value in table.entries.items():
+            key, line = f"metrics.{shown(name)[1:-1]}", table.lines[name]
+            if not re.fullmatch(APP_METRIC, name):
+                hint = "only what programs report has an owner; such a name begins with app., like app.p95_ms"
+                self.problem(line, key, "is not an application metric", hint)
+                continue
+            if (entry := self.table(value, key)) is None:
+                continue
+            parts = self.known(entry, f"{key}.", METRIC)
+            old = self.owners.get(name)
+            uid = old.uid if old else None
+            stale_s = old.stale_s if old else 10.0
+            if "owner" in parts:
+                if (user := self.text(parts["owner"], f"{key}.owner")) is None:
+                    continue
+                uid = self.uid(user)
+                self.place(f"{key}.owner", parts["owner"].line, user)
+            elif old is None:
+                hint = "say which user's samples count: `owner: www-data`"
+                self.problem(line, key, "has no owner", hint)
+                continue
+            if "stale" in parts and (text := self.text(parts["stale"], f"{key}.stale")) is not None:
+                try:
+                    stale_s = units.seconds(text)
+                except Misfit as error:
+                    self.problem(parts["stale"].line, f"{key}.stale", error.what, error.hint)
+                    continue
+                self.place(f"{key}.stale", parts["stale"].line, text)
+            # -1 stands for a user that is not there; only the owner that wins the merge is a problem.
+            self.owners[name] = MetricOwner(name, -1 if uid is None else uid, stale_s, f"{self.file}:{line}")
+
+    def uid(self, user: str) -> int:
+        if re.fullmatch("[0-9]{1,9}", user):
+            return int(user)
+        try:
+            return self.uid_of(user)
+        except KeyError:
+            return -1
+
+    # -------------------------------------------------------------------------- limits
+
+    def knob(self, name: str, line: int, key: str) -> Knob | None:
+        if (knob := self.catalogue.get(name)) is None:
+            hint = self.close(name, self.catalogue) or "`tuned-spec knobs` lists them"
+            self.problem(line, key, "unknown knob", hint)
+        return knob
+
+    def read_limits(self, node: Node) -> None:
+        if (table := self.table(node, "limits")) is None:
+            return
+        for name, value in table.entries.items():
+            key, line = f"limits.{shown(name)[1:-1]}", table.lines[name]
+            knob, entry = self.knob(name, line, key), self.table(value, key)
+            if entry is None:
+                continue
+            parts = self.known(entry, f"{key}.", LIMIT)
+            if knob is None:
+                continue
+            limit = self.limits.get(name) or Limit(name)
+            for field, part in parts.items():
+                try:
+                    limit = self.limit(limit, knob, field, part, f"{key}.{field}")
+                except Misfit as error:
+                    self.problem(part.line, f"{key}.{field}", error.what, error.hint)
+            self.limits[name] = msgspec.structs.replace(limit, origin=f"{self.file}:{line}")
+
+    def limit(self, limit: Limit, knob: Knob, field: str, node: Node, key: str) -> Limit:
+        number = knob.type in (KnobType.INT, KnobType.INTS)
+        if field in ("range", "step", "bound") and not number:
+            raise Misfit(f"a {knob.type} has no {field}", "use choices" if knob.choices else "delete it")
+        if field == "choices" and knob.type is not KnobType.CHOICE:
+            raise Misfit(f"a knob of type {knob.type} has no choices", "use range")
+        change: dict[str, object]
+        if field in ("range", "choices"):
+            words = [self.text(item, key) for item in self.items(node, key)]
+            given = [word for word in words if word is not None]
+            if not given or len(given) < len(words):
+                return limit
+            text = f"[{', '.join(given)}]"
+            if field == "choices":
+                change = {"choices": tuple(grammar.choice(knob, word) for word in given)}
+            elif len(given) != 2:
+                raise Misfit("is not two values", "a range is [low, high]")
+            else:
+                low, high = (self.narrower(knob, word) for word in given)
+                if low > high:
+                    raise Misfit(f"low {given[0]} is above high {given[1]}", "swap them")
+                change = {"low": low, "high": high}
+        else:
+            if (word := self.text(node, key)) is None:
+                return limit
+            text = word
+            if field == "step":
+                change = self.step(knob, word)
+            elif field == "bound":
+                change = {"bound_ratio": units.factor(word)}
+            else:
+                change = {"cooldown_s": units.seconds(word)}
+        self.place(key, node.line, text)
+        return msgspec.structs.replace(limit, **change)
+
+    def narrower(self, knob: Knob, word: str) -> int:
+        try:
+            return grammar.number(knob, word, self.page_size)
+        except Misfit as error:
+            if "outside" in error.what:
+                raise Misfit(error.what, "a policy narrows the catalogue's range, never widens it") from None
+            raise
+
+    def step(self, knob: Knob, text: str) -> dict[str, object]:
+        """`2x`, `64KiB`, or `2x or 64KiB` (the wider one counts)."""
+        found: dict[str, object] = {"step_ratio": None, "step_abs": None}
+        for word in text.split(" or "):
+            if word.endswith("x"):
+                found["step_ratio"] = units.factor(word)
+            elif (amount := units.for_knob(word.strip(), knob.unit, self.page_size)) > 0:
+                found["step_abs"] = amount
+            else:
+                raise Misfit(f"a step of {word}", "write a step above 0")
+        return found
+
+    def read_disable(self, node: Node) -> None:
+        for number, item in enumerate(self.items(node, "disable")):
+            if (name := self.text(item, f"disable[{number}]")) is not None:
+                self.disabled[name] = (self.file, item.line)
+                self.place(f"disable.{shown(name)[1:-1]}", item.line, name)
+
+    # --------------------------------------------------------------------------- rules
+
+    def read_rules(self, node: Node) -> None:
+        seen: dict[str, int] = {}
+        for number, item in enumerate(self.items(node, "rules")):
+            table = self.table(item, f"rules[{number}]")
+            if table is None:
+                continue
+            id_node = table.entries.get("id")
+            key = f"rules[{number}]"
+            if isinstance(id_node, Text) and re.fullmatch(NAME, id_node.text):
+                key = f"rules.{id_node.text}"
+                self.rule_ids.add(id_node.text)
+                if first := seen.get(id_node.text):
+                    self.problem(
+                        id_node.line,
+                        key,
+                        f"a second rule of that id, the first is in line {first}",
+                        "rename one",
+                    )
+                    continue
+                seen[id_node.text] = id_node.line
+            elif id_node is not None:
+                what = "is not a rule's name"
+                self.problem(id_node.line, f"{key}.id", what, "letters, digits, - _ and . only")
+            self.read_rule(table, key)
+
+    def read_rule(self, table: Table, key: str) -> None:
+        before = self.left
+        parts = self.known(table, f"{key}.", RULE_REQUIRED + RULE_OPTIONAL)
+        for name in RULE_REQUIRED:
+            if name not in parts:
+                self.problem(table.line, f"{key}.{name}", "is missing", _WHY_REQUIRED[name])
+        self.forget(f"{key}.")  # what was said by a rule that this one replaces
+        words = {name: self.one(parts, key, name, str) or "" for name in ("id", "reason", "source")}
+        when = self.many(parts, key, "when", grammar.condition)
+        do = self.read_do(parts["do"], f"{key}.do") if "do" in parts else ()
+        expect = self.one(parts, key, "expect", grammar.expect)
+        guards = self.many(parts, key, "guard", grammar.guard)
+        cooldown_s = self.one(parts, key, "cooldown", units.seconds)
+        settle_s = self.one(parts, key, "settle", units.seconds)
+        dwell_s = self.one(parts, key, "dwell", _some_time)
+        lease_s = self.one(parts, key, "lease", _some_time)
+        confidence = self.one(parts, key, "confidence", _confidence)
+        if self.left < before or expect is None:
+            return
+        rule = Rule(
+            id=words["id"],
+            when=when,
+            do=do,
+            expect=expect,
+            reason=words["reason"],
+            source=words["source"],
+            guard=guards,
+            origin=f"{self.file}:{table.line}",
+        )
+        self.rule_places[rule.id] = (self.file, table.line)
+        given = {
+            "cooldown_s": cooldown_s,
+            "settle_s": settle_s,
+            "dwell_s": dwell_s,
+            "lease_s": lease_s,
+            "confidence": confidence,
+        }
+        self.rules[rule.id] = msgspec.structs.replace(
+            rule, **{name: value for name, value in given.items() if value is not None}
+        )
+
+    def read_do(self, node: Node, key: str) -> tuple[Action, ...]:
+        if (table := self.table(node, key)) is None:
+            return ()
+        if not table.entries:
+            self.problem(table.line, key, "does nothing", "write `KNOB: multiply 2` or the like")
+        found: list[Action] = []
+        for target, value in table.entries.items():
+            line, label = table.lines[target], f"{key}.{shown(target)[1:-1]}"
+            name, bracket, tail = target.partition("[")
+            text = self.text(value, label)
+            if (knob := self.knob(name, line, label)) is None or text is None:
+                continue
+            field: int | None = None
+            if bracket:
+                if (field_name := tail.removesuffix("]")) not in knob.fields:
+                    fields = (
+                        f"fields are {', '.join(knob.fields)}"
+                        if knob.fields
+                        else "it is one value: delete the [...]"
+                    )
+                    hint = self.close(field_name, knob.fields) or fields
+                    self.problem(line, label, f"{knob.id} has no field {shown(field_name)}", hint)
+                    continue
+                field = knob.fields.index(field_name)
+            read = functools.partial(grammar.action, knob, field, text, self.page_size)
+            if (action := self.understood(value.line, label, text, read)) is None:
+                continue
+            if any(other.knob == name and (other.field is None or field is None) for other in found):
+                self.problem(line, label, "is written whole and by field", "write it once")
+            found.append(action)
+        self.check_partners(found, table, key)
+        return tuple(found)
+
+    def check_partners(self, actions: list[Action], table: Table, key: str) -> None:
+        """Coupled knobs within one transaction."""
+        order = list(dict.fromkeys(action.knob for action in actions))
+        lines = {target.partition("[")[0]: line for target, line in table.lines.items()}
+        for first, second, kind in self.coupled(order):
+            if kind is CouplingKind.ZEROES:
+                what = f"the kernel zeroes {first} when {second} is written"
+                self.problem(lines[second], f"{key}.{second}", what, "write one of the two")
+            elif order.index(first) > order.index(second):
+                what = f"is undone by {first}, which resets it"
+                self.problem(lines[second], f"{key}.{second}", what, f"write {first} first")
+
+    def coupled(self, knobs: Iterable[str]) -> list[tuple[str, str, CouplingKind]]:
+        """(knob, partner, how) for every pair among `knobs` of which one write changes the other."""
+        among = set(knobs)
+        found: dict[frozenset[str], tuple[str, str, CouplingKind]] = {}
+        for name in sorted(among):
+            for coupling in self.catalogue[name].coupled:
+                if coupling.partner in among and coupling.kind is not CouplingKind.ORDERED:
+                    found.setdefault(
+                        frozenset((name, coupling.partner)), (name, coupling.partner, coupling.kind)
+                    )
+        return list(found.values())
+
+    # ----------------------------------------------------------------- across the files
+
+    def finish(self, names: tuple[str, ...]) -> Policy:
+        for name, (file, line) in self.disabled.items():
+            if name not in self.rule_ids:
+                self.far(file, line, "disable", f"no rule {shown(name)}", near(name, self.rule_ids))
+            if self.rules.pop(name, None):
+                self.forget(f"rules.{name}.")
+        for owner in self.owners.values():
+            if owner.uid < 0:
+                key = f"metrics.{owner.name}.owner"
+                what = f"no user {shown(self.texts[key])} on this host"
+                self.far(*self.places[key], key, what, "create it, or name another in a drop-in")
+        for rule in self.rules.values():
+            self.check_metrics(rule)
+            self.check_lease(rule)
+        self.check_apart()
+        policy = Policy(
+            names=names,
+            mode=self.mode,
+            rules=tuple(self.rules.values()),
+            limits=tuple(self.limits.values()),
+            metrics=tuple(self.owners.values()),
+            cgroups=tuple(self.cgroups),
+        )
+        return msgspec.structs.replace(policy, **self.settings)
+
+    def check_metrics(self, rule: Rule) -> None:
+        used = [(f"when[{i}]", name) for i, first in enumerate(rule.when) for name in _names(first)]
+        used += [("expect", rule.expect.metric)]
+        used += [(f"guard[{i}]", guard.metric) for i, guard in enumerate(rule.guard)]
+        for part, metric in used:
+            key = f"rules.{rule.id}.{part}"
+            if metric.startswith("app."):
+                if metric not in self.owners:
+                    hint = (
+                        near(metric, self.owners)
+                        or f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
+                    )
+                    self.far(*self.places[key], key, f"{shown(metric)} has no owner", hint)
+            elif found := re.fullmatch(CGROUP_METRIC, metric):
+                if found[1] not in self.cgroups:
+                    hint = near(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
+                    self.far(*self.places[key], key, f"the cgroup {shown(found[1])} is not sensed", hint)
+            elif not self.known_metric(metric):
+                hint = near(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
+                self.far(*self.places[key], key, f"unknown metric {shown(metric)}", hint)
+
+    def check_lease(self, rule: Rule) -> None:
+        """A lease that holds too few pairs of windows could only ever run out."""
+        if rule.lease_s is None or not rule.do:
+            return
+        timing = windows.of(rule, self.catalogue)
+        if timing.pairs < windows.LEAST_PAIRS:
+            need = math.ceil(timing.lease_for(windows.LEAST_PAIRS))
+            what = (
+                f"holds {timing.pairs} pairs of windows of {timing.pair_s:.3g} s; "
+                f"a verdict takes {windows.LEAST_PAIRS} at least"
+            )
+            key = f"rules.{rule.id}.lease"
+            self.far(*self.places[key], key, what, f"leave it out, or write {need}s or more")
+
+    def check_apart(self) -> None:
+        """Coupled knobs in different rules would undo each other behind the judge's back."""
+        writers: dict[str, list[str]] = {}
+        for rule in self.rules.values():
+            for name in dict.fromkeys(action.knob for action in rule.do):
+                writers.setdefault(name, []).append(rule.id)
+        for first, second, kind in self.coupled(writers):
+            if lone := set(writers[first]) ^ set(writers[second]):
+                later = [rule_id for rule_id in self.rules if rule_id in lone][-1]
+                mine, other = (first, second) if later in writers[first] else (second, first)
+                what = (
+                    f"writes {mine}, and rule {writers[other][0]} writes {other}: one write {kind} the other"
+                )
+                hint = "keep one of the two" if kind is CouplingKind.ZEROES else "write both in one rule"
+                self.far(*self.rule_places[later], f"rules.{later}.do", what, hint)
+
+
+def _names(condition: Condition) -> list[str]:
+    rest = _names(condition.fallback) if condition.fallback else []
+    return [condition.metric, *rest]
+
+
+def _some_time(text: str) -> float:
+    if (seconds := units.seconds(text)) == 0:
+        raise Misfit("leaves no time to judge", "write a time like 2s or 5m")
+    return seconds
+
+
+def _confidence(text: str) -> float:
+    if (confidence := units.share(text)) > 1:
+        raise Misfit(f"{text} is above 100%", "write 50% for a guess")
+    return confidence

@@ -1,0 +1,139 @@
+"""JSON Schema of a policy file, for editors: completion, hover texts, red lines while typing.
+
+Made from the same tables and patterns that `merge` reads by. It knows shapes only; what the catalogue and the
+host say (knobs, ranges, metrics, users) is for `tuned-spec check`. `python -m tuned_spec.policy.schema`
+prints policies/schema.json.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuned_spec.model import Mode
+from tuned_spec.policy import grammar, merge, units
+
+Schema = dict[str, Any]
+
+# A bare number is a number to YAML, one with a unit is text.
+_AMOUNT: Schema = {"type": ["string", "number"], "pattern": f"^{units.QUANTITY}$"}
+_WORDS: Schema = {"type": "string", "minLength": 1}
+
+
+def _sentence(pattern: str, example: str) -> Schema:
+    return {"type": "string", "pattern": f"^{pattern}$", "examples": [example]}
+
+
+def _several(item: Schema) -> Schema:
+    return {"type": "array", "items": item, "minItems": 1}
+
+
+def _keyed(keys: Sequence[str], described: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
+    return {
+        "type": "object",
+        "properties": {key: described[key] for key in keys},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _named(pattern: str, value: Schema) -> Schema:
+    return {"type": "object", "patternProperties": {f"^{pattern}$": value}, "additionalProperties": False}
+
+
+def _said(schema: Schema, description: str) -> Schema:
+    return {"description": description, **schema}
+
+
+_CONDITION = _sentence(
+    grammar.CONDITION, "psi.cpu.some > 20% for 3s clear 10% else cpu.blocked > 4 for 3s clear 2"
+)
+_KNOB = r"[a-z][A-Za-z0-9_.-]*"
+
+_RULE = {
+    "id": _said(
+        {"type": "string", "pattern": f"^{merge.NAME}$"}, "Its name in `why`, `history` and `disable`."
+    ),
+    "reason": _said(_WORDS, "One sentence: why this should help."),
+    "source": _said(_WORDS, "Where the idea is from."),
+    "when": _said(_several(_CONDITION), "All must hold: METRIC > LEVEL for TIME clear LEVEL [else ...]."),
+    "do": _said(
+        _named(rf"{_KNOB}(\[[a-z_]+\])?", _sentence(grammar.ACTION, "multiply 2")),
+        "One transaction, in this order; KNOB[FIELD] is one number of several.",
+    ),
+    "expect": _said(
+        _sentence(grammar.EXPECT, "app.p95_ms falls by 5%"), "What must move for the change to be kept."
+    ),
+    "guard": _said(
+        _several(_sentence(grammar.GUARD, "tcp.retrans_share may rise 10%")),
+        "What must not get worse by more.",
+    ),
+    "cooldown": _said(_AMOUNT, "Least time between two changes by this rule (60s)."),
+    "settle": _said(_AMOUNT, "Thrown away after each switch of arms (what the knobs need)."),
+    "dwell": _said(_AMOUNT, "Measured after that, each time (what the knobs and metrics need)."),
+    "lease": _said(_AMOUNT, "Without a verdict by then the change is taken back (what a trial takes)."),
+    "confidence": _said(_AMOUNT, "How sure the author is (50%)."),
+}
+_LIMIT = {
+    "range": _said(
+        {**_several(_AMOUNT), "minItems": 2, "maxItems": 2}, "[low, high], inside the catalogue's."
+    ),
+    "choices": _said(_several(_WORDS), "The words that may be written."),
+    "step": _said(
+        {"type": ["string", "number"], "examples": ["2x", "64KiB", "2x or 64KiB"]},
+        "One change moves it by at most this factor or amount; of two the wider counts.",
+    ),
+    "bound": _said(_AMOUNT, "Never further than this factor from the original value."),
+    "cooldown": _said(_AMOUNT, "Least time between two changes of this knob."),
+}
+_METRIC = {
+    "owner": _said({"type": ["string", "integer"]}, "The one user (or uid) whose samples count."),
+    "stale": _said(_AMOUNT, "A sample older than this is unknown (10s)."),
+}
+_SETTINGS = {
+    "changes_per_minute": _said(_AMOUNT, "Changes of the whole daemon (6)."),
+    "toggles_per_minute": _said(_AMOUNT, "Switches between a trial's arms (120)."),
+    "rest": _said(_AMOUNT, "A rejected guess rests this long, twice as long each time (10m)."),
+    "alpha": _said(_AMOUNT, "The most that a change without effect may be confirmed (5%)."),
+    "max_pairs": _said(_AMOUNT, "A trial that has not decided by then rejects (24)."),
+}
+_TOP = {
+    "version": _said({"const": 1}, "The format of this file."),
+    "mode": _said(
+        {"enum": list(Mode)},
+        "observe: nothing is written; lossless: what the actor asks for; lossy: written first, judged after.",
+    ),
+    "settings": _said(_keyed(tuple(merge.SETTINGS), _SETTINGS), "Budgets and error rates."),
+    "cgroups": _said(_several(_WORDS), "Control groups whose pressure is sensed, below the cgroup root."),
+    "metrics": _said(
+        _named(merge.APP_METRIC, _keyed(merge.METRIC, _METRIC)),
+        "What programs report, and who may.",
+    ),
+    "limits": _said(_named(_KNOB, _keyed(merge.LIMIT, _LIMIT)), "Narrows what may be written to a knob."),
+    "disable": _said(_several(_WORDS), "Rules of other files that are taken away."),
+    "rules": _said(
+        {
+            "type": "array",
+            "items": _keyed((*merge.RULE_REQUIRED, *merge.RULE_OPTIONAL), _RULE, merge.RULE_REQUIRED),
+        },
+        "The guesses.",
+    ),
+}
+
+
+def schema() -> Schema:
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "tuned-spec policy",
+        **_keyed(merge.TOP, _TOP, ("version",)),
+    }
+
+
+def text() -> str:
+    """What policies/schema.json holds."""
+    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    print(text(), end="")
