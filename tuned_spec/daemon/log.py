@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import msgspec
+
 from tuned_spec.model import Record
 
 
