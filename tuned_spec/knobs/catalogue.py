@@ -101,7 +101,7 @@ def _read(file: Path, problems: list[Problem]) -> Iterator[_Entry]:
 
 
 def _entry(file: str, key: Any, node: Any, loader: Any, problems: list[Problem]) -> _Entry | None:
-    """One knob, or None with the reasons in `problems`. Fields are checked one by one, so that all are told."""
+    """One knob, or None with the reasons in `problems`. Each field is checked, so that all are told."""
     id = str(key.value)
     lines = {"": key.start_mark.line + 1}
     before = len(problems)

@@ -109,7 +109,8 @@ class Files:
         except KnobAbsent as error:
             return Availability(present=False, writable=False, why=_said(error))
         except KnobError as error:
-            return Availability(present=True, writable=False, why=_said(error))
+            # Without an errno it was not the kernel that refused: the target is not even looked at.
+            return Availability(present=error.code != 0, writable=False, why=_said(error))
         try:
             os.close(os.open(self.path(knob), os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
@@ -206,10 +207,10 @@ class Files:
         match knob.type, value:
             case KnobType.BOOL, int() if value in (0, 1):
                 return str(int(value))
-            case KnobType.INT, int() if not isinstance(value, bool):
+            case KnobType.INT, int() if _is_int(value):
                 return str(value)
-            case KnobType.INTS, tuple() if len(value) == len(knob.fields):
-                return " ".join(str(int(number)) for number in value)
+            case KnobType.INTS, tuple() if len(value) == len(knob.fields) and all(map(_is_int, value)):
+                return " ".join(str(number) for number in value)
             case KnobType.CHOICE, str() if len(value.split()) == 1 and not _BRACKETED.search(value):
                 return value
             case KnobType.WORDS, str() if value.split():
@@ -225,8 +226,11 @@ class Files:
     def write(self, receipt: Receipt, knob: Knob) -> None:
         """Writes `receipt.text`, once, in one write(2). KnobAbsent, or KnobRefused with errno and hint."""
         path = self.path(knob)
-        if receipt.knob != knob.id:
-            raise KnobRefused(knob.id, "write", f"the receipt is for {receipt.knob}")
+        if (receipt.knob, receipt.target) != (knob.id, str(path)):
+            # What the journal would put back elsewhere has no way back here.
+            raise KnobRefused(
+                knob.id, "write", f"the receipt is for {receipt.knob} at {receipt.target}, not {path}"
+            )
         if not receipt.text.strip():
             raise KnobRefused(knob.id, "write", "an empty text, which the kernel takes for success")
         data = receipt.text.encode()
@@ -264,7 +268,7 @@ class Files:
             hint = "this kernel does not offer it"
             if not self._place.is_dir():
                 hint = f"{self._place} is missing"
-            elif self._place.name == "debug" and not any(self._place.iterdir()):
+            elif self._place.name == "debug" and _is_empty(self._place):
                 hint = f"debugfs is not mounted: mount -t debugfs debugfs {self._place}"
             return KnobAbsent(knob.id, op, f"{path} is not there", code, hint)
         return KnobRefused(knob.id, op, f"{path}: {os.strerror(code)}", code, _FILE_HINTS.get(code, ""))
@@ -304,6 +308,17 @@ _VALUE_HINTS = {
     errno.ENOMEM: "the kernel has no memory for it now",
     errno.EOPNOTSUPP: "this kernel or its hardware does not support the value",
 }
+
+
+def _is_empty(directory: Path) -> bool:
+    try:
+        return not any(directory.iterdir())
+    except OSError:
+        return False
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(knob: Knob, word: str) -> int:

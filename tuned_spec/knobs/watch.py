@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ _FAN_MARK_ADD = 0x1
 _FAN_MARK_REMOVE = 0x2
 _FAN_MODIFY = 0x2
 _FAN_Q_OVERFLOW = 0x4000
-_VERSION = 3
-_EVENT = struct.Struct("=IBBHQii")  # event_len, vers, reserved, metadata_len, mask, fd, pid
+_EVENT = struct.Struct("=IBBHQii")  # event_len, version, -, metadata_len, mask, fd, pid
 _AT_FDCWD = -100
 
 
@@ -46,8 +45,8 @@ class WriterSeen(Frozen, frozen=True):
 class Watch:
     """Watches files until closed. `why` is empty while it works, else the reason why it cannot.
 
-    A watch that cannot work is still safe to use: `fileno()` is None and `read()` is empty, and
-    comparing at each tick is all there is. `unseen` gives the reason for each file that could not be marked.
+    A watch that cannot work is still safe to use: `fileno()` is None, `read()` is empty, and comparing
+    at each tick is all there is. `unseen` gives the reason for each file that could not be marked.
     `overflows` counts the times the kernel dropped events: compare everything then.
     """
 
@@ -59,7 +58,7 @@ class Watch:
         self.unseen: dict[Path, str] = {}
         self.overflows = 0
         try:
-            self._libc = _libc()
+            self._libc, self._last_errno = _load_libc()
             self._fd = self._call(
                 "fanotify_init", _FAN_CLASS_NOTIF | _FAN_CLOEXEC | _FAN_NONBLOCK, os.O_RDONLY | os.O_CLOEXEC
             )
@@ -116,11 +115,7 @@ class Watch:
         seen = []
         at = 0
         while at < len(events):
-            size, version, _, _, mask, fd, pid = _EVENT.unpack_from(events, at)
-            if version != _VERSION:
-                self.close()
-                self.why = f"fanotify: event version {version}, {_VERSION} was expected"
-                break
+            size, _, _, _, mask, fd, pid = _EVENT.unpack_from(events, at)
             at += size
             if mask & _FAN_Q_OVERFLOW:
                 self.overflows += 1
@@ -147,18 +142,13 @@ class Watch:
     def _call(self, name: str, *args: Any) -> int:
         result = int(getattr(self._libc, name)(*args))
         if result < 0:
-            code = self._errno()
+            code = self._last_errno()
             raise OSError(code, f"{name}: {os.strerror(code)}")
         return result
 
-    def _errno(self) -> int:
-        import ctypes
 
-        return ctypes.get_errno()
-
-
-def _libc() -> Any:
-    """The C library with the two calls declared. ctypes is imported late: 1 MB that only root's daemon needs."""
+def _load_libc() -> tuple[Any, Callable[[], int]]:
+    """The C library with both calls declared, and its errno. Late: only a daemon that watches pays."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -170,7 +160,7 @@ def _libc() -> Any:
         ctypes.c_int,
         ctypes.c_char_p,
     )
-    return libc
+    return libc, ctypes.get_errno
 
 
 def _comm(pid: int) -> str:
