@@ -12,6 +12,7 @@ is then put back with the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
@@ -144,7 +145,10 @@ class Ledger:
             self._checkpoint("apply:after_read_back")
             self._journal.settle(settled)
         except (KnobError, JournalError, OSError) as e:
-            self._undo(intent, texts, was)
+            if failed := self._undo(intent, texts, was):
+                knob, why = next(iter(failed.items()))
+                hint = "the next restore tries again"
+                raise KnobRefused(knob, "restore", f"{why} (taking it back after: {e})", hint=hint) from e
             if isinstance(e, OSError):
                 raise KnobRefused(
                     writes[0].knob, "read", str(e), e.errno or 0, "the change was taken back"
@@ -217,11 +221,18 @@ class Ledger:
 
     def _text(self, knob: str, value: Value) -> str:
         entry = self._knob(knob)
-        return repair.shown(entry.type, self._adapters[entry.adapter].format(entry, value))
+        try:
+            return repair.shown(entry.type, self._adapters[entry.adapter].format(entry, value))
+        except ValueError as e:
+            raise KnobRefused(knob, "write", str(e), errno.EINVAL, "see the entry's type and fields") from e
 
     def _parsed(self, text: str, knob: str) -> Value:
+        """The value, or the text itself where it makes none (a foreign write can be anything)."""
         entry = self._knob(knob)
-        return self._adapters[entry.adapter].parse(entry, text)
+        try:
+            return self._adapters[entry.adapter].parse(entry, text)
+        except ValueError:
+            return text
 
     def _managed(self, knob: str) -> Row | None:
         row = self._journal.rows.get(knob)
@@ -392,8 +403,10 @@ class Ledger:
                 raise refused[0][1]
             left = [receipt for receipt, _ in refused]
 
-    def _undo(self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]) -> None:
-        """Back to before the call; a knob that was not managed then is not managed now."""
+    def _undo(
+        self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]
+    ) -> dict[str, str]:
+        """Back to before the call; a knob that was not managed then is not managed now. knob -> why not."""
         back = sorted(
             (row._replace(original=texts[row.knob]) for row in intent),
             key=lambda r: (r.rank, r.original == "0"),
@@ -407,6 +420,7 @@ class Ledger:
             for row in intent
             if row.knob not in failed
         )
+        return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
         values = {knob: self._parsed(text, knob) for knob, text in texts.items()}

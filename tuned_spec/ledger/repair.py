@@ -121,7 +121,7 @@ def shown(kind: str, text: str) -> str:
     """`text` as the kernel shows it, in the one form that is compared and written."""
     text = " ".join(text.split())
     if kind == "choice" and "[" in text:
-        return text[text.index("[") + 1 : text.index("]")]
+        return text.partition("[")[2].partition("]")[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     return text
@@ -177,7 +177,7 @@ def compare(row: Row, found: str) -> str:
         return "foreign"
     if found == row.original:
         return "unchanged"
-    if found == row.ours or row.pending == ANY or found in row.pending.split("\n"):
+    if found == row.ours or row.pending == ANY or (row.pending and found in row.pending.split("\n")):
         return "ours"
     return "foreign"
 
