@@ -81,9 +81,7 @@ def test_files_dropins_and_names(tmp_path: Path) -> None:
     local.mkdir()
     (local / "a.yml").write_text("version: 1\n")
     (local / "a.yaml~").write_text("{{{")
-    with pytest.raises(
-        PolicyError, match=r"a\.yml:1: file: is not read because of its name; rename"
-    ) as caught:
+    with pytest.raises(PolicyError, match=r"a\.yml:1: file: is not read because of its name") as caught:
         read(tmp_path, "web", local)
     assert len(caught.value.problems) == 1
 
