@@ -115,7 +115,7 @@ def _policies(directory: Path, problems: list[Problem]) -> dict[str, Path]:
         elif name.endswith((".yaml", ".yml")) and not name.startswith("."):
             what, hint = (
                 "is not read because of its name",
-                "rename it: letters, digits, - _ and ., then .yaml",
+                "name it with letters, digits, - _ . and .yaml",
             )
             problems.append(Problem(str(directory / name), 1, "file", what, hint))
     return found

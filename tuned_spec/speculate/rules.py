@@ -101,7 +101,10 @@ def _step(
 ) -> RuleState:
     deliverable = [_in_effect(condition, known) for condition in rule.when]
     if before.active:
-        if all(now is not None and not _past(now, known[now.metric][0]) for now in deliverable):
+        if all(
+            now is not None and now.metric not in returned and not _past(now, known[now.metric][0])
+            for now in deliverable
+        ):
             return before
         before = RuleState()  # cleared: what holds now holds from now on
     holds = []
