@@ -71,7 +71,7 @@ APART = (
         ),
         (
             APART,
-            "writes vm.dirty_ratio, and rule one writes vm.dirty_bytes: one write zeroes the other; keep one",
+            "writes vm.dirty_ratio, and rule one vm.dirty_bytes: one write zeroes the other; keep one",
         ),
         # conditions
         (with_rule(when="[psi.cpu.some > 20%]"), "no clearing level; say where it is over"),
@@ -124,6 +124,8 @@ APART = (
         (with_rule(cooldown="-1s"), "-1s is negative"),
         (with_rule(confidence="120%"), "120% is above 100%"),
         (with_rule(colour="red"), "rules.one.colour: unknown key"),
+        (with_rule(id="[a]"), "rules[0].id: is not one value"),
+        (with_rule(id="''"), "rules[0].id: has no value"),
         (with_rule(id="a b"), "rules[0].id: is not a rule's name"),
         (
             with_rule() + with_rule().partition("rules:\n")[2],

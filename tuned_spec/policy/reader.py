@@ -91,17 +91,17 @@ class Reader:
             return None
         return self.understood(parts[name].line, f"{key}.{name}", text, lambda: read(text))
 
-    def many(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> tuple[T, ...]:
+    def many(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> dict[str, T]:
+        """`name[0]`, `name[1]` ... -> the entries of a list that `read` understood."""
         if name not in parts:
-            return ()
+            return {}
         items = self.items(parts[name], f"{key}.{name}")
         if not items and isinstance(parts[name], Items):
-            self.problem(
-                parts[name].line, f"{key}.{name}", "is an empty list", "write one `- ` line for each entry"
-            )
+            hint = "write one `- ` line for each entry"
+            self.problem(parts[name].line, f"{key}.{name}", "is an empty list", hint)
         numbered = {f"{name}[{number}]": item for number, item in enumerate(items)}
-        found = [self.one(numbered, key, label, read) for label in numbered]
-        return tuple(item for item in found if item is not None)
+        found = {label: self.one(numbered, key, label, read) for label in numbered}
+        return {label: item for label, item in found.items() if item is not None}
 
     def understood(self, line: int, key: str, text: str, read: Callable[[], T]) -> T | None:
         self.place(key, line, text)
