@@ -28,7 +28,7 @@ from tuned_spec.model import (
 )
 from tuned_spec.policy import document, grammar, units
 from tuned_spec.policy.document import Node, Table, Text, shown
-from tuned_spec.policy.reader import MAX_PROBLEMS, Reader, near
+from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
@@ -95,10 +95,10 @@ class Merge(Reader):
     # -------------------------------------------------------------------------- files
 
     def add(self, path: Path) -> None:
-        self.begin(str(path))
+        self.file = str(path)
         node = document.read(path, self.problem)
         if node is None:
-            if self.left == MAX_PROBLEMS:
+            if not self.said[self.file]:
                 self.problem(1, "file", "is empty", "write at least `version: 1`")
             return
         top = self.table(node, "file")
@@ -309,16 +309,17 @@ class Merge(Reader):
                     seen[text] = line
                 case Text(line, text) if text.strip():
                     self.problem(line, f"{key}.id", "is not a rule's name", "letters, digits, - _ and . only")
+            if name in self.drafts:
+                self.forget(f"{key}.")  # what the rule that this one replaces has written
             self.drafts[name] = self.read_rule(table, key)
 
     def read_rule(self, table: Table, key: str) -> _Draft:
-        before = self.left
+        before = self.said[self.file]
         draft = _Draft(self.file, table.line)
         parts = self.known(table, f"{key}.", RULE_REQUIRED + RULE_OPTIONAL)
         for name in RULE_REQUIRED:
             if name not in parts:
                 self.problem(table.line, f"{key}.{name}", "is missing", _WHY_REQUIRED[name])
-        self.forget(f"{key}.")  # what was said by a rule that this one replaces
         words = {name: self.one(parts, key, name, str) or "" for name in ("id", "reason", "source")}
         when = self.many(parts, key, "when", grammar.condition)
         do = self.read_do(parts["do"], f"{key}.do", draft) if "do" in parts else ()
@@ -333,7 +334,7 @@ class Merge(Reader):
         used += [("expect", expect.metric)] if expect else []
         used += [(label, guard.metric) for label, guard in guards.items()]
         draft.metrics = [(self.places[f"{key}.{part}"][1], f"{key}.{part}", metric) for part, metric in used]
-        if self.left == before and expect is not None:
+        if self.said[self.file] == before and expect is not None:
             rule = Rule(
                 id=words["id"],
                 when=tuple(when.values()),
@@ -413,16 +414,19 @@ class Merge(Reader):
             if self.drafts.pop(name, None):
                 self.forget(f"rules.{name}.")
             else:
-                self.far(file, line, "disable", f"no rule {shown(name)}", near(name, self.drafts))
+                self.file = file
+                self.problem(line, "disable", f"no rule {shown(name)}", self.close(name, self.drafts))
         for owner in self.owners.values():
             if owner.uid < 0:
                 key = f"metrics.{owner.name}.owner"
                 what = f"no user {shown(self.texts[key])} on this host"
-                self.far(*self.places[key], key, what, "create it, or name another in a drop-in")
+                self.file, line = self.places[key]
+                self.problem(line, key, what, "create it, or name another in a drop-in")
         for draft in self.drafts.values():
+            self.file = draft.file
             for line, key, metric in draft.metrics:
                 if wrong := self.wrong_metric(metric):
-                    self.far(draft.file, line, key, *wrong)
+                    self.problem(line, key, *wrong)
         self.check_apart()
         policy = Policy(
             names=names,
@@ -439,15 +443,15 @@ class Merge(Reader):
             if metric in self.owners:
                 return None
             declare = f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
-            return f"{shown(metric)} has no owner", near(metric, self.owners) or declare
+            return f"{shown(metric)} has no owner", self.close(metric, self.owners) or declare
         if found := re.fullmatch(CGROUP_METRIC, metric):
             if found[1] in self.cgroups:
                 return None
-            hint = near(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
+            hint = self.close(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
             return f"the cgroup {shown(found[1])} is not sensed", hint
         if self.known_metric(metric):
             return None
-        hint = near(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
+        hint = self.close(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
         return f"unknown metric {shown(metric)}", hint
 
     def check_apart(self) -> None:
@@ -463,7 +467,8 @@ class Merge(Reader):
                 what = f"writes {mine}, and rule {writers[other][0]} {other}: one write {kind} the other"
                 hint = "keep one of the two" if kind is CouplingKind.ZEROES else "write both in one rule"
                 draft = self.drafts[later]
-                self.far(draft.file, draft.line, f"rules.{later}.do", what, hint)
+                self.file = draft.file
+                self.problem(draft.line, f"rules.{later}.do", what, hint)
 
 
 def _names(condition: Condition) -> list[str]:

@@ -7,6 +7,7 @@ a policy has.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -25,23 +26,21 @@ def near(word: str, words: Iterable[str]) -> str:
 
 
 class Reader:
-    """`places` and `texts`: dotted key -> where and how it was last written."""
+    """`file`: the one spoken of now. `places`, `texts`: dotted key -> where and how it was last written."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.places: dict[str, tuple[str, int]] = {}
         self.texts: dict[str, str] = {}
         self.file = ""
-        self.left = 0  # problems that may still be said of this file
-
-    def begin(self, file: str) -> None:
-        self.file, self.left = file, MAX_PROBLEMS
+        self.said: Counter[str] = Counter()  # problems by file
 
     def problem(self, line: int, key: str, what: str, hint: str = "") -> None:
-        self.left -= 1
-        if self.left > 0:
+        """Something is wrong in `self.file`."""
+        self.said[self.file] += 1
+        if self.said[self.file] < MAX_PROBLEMS:
             self.problems.append(Problem(self.file, line, key, what, hint))
-        elif self.left == 0:
+        elif self.said[self.file] == MAX_PROBLEMS:
             self.problems.append(Problem(self.file, line, key, "and more", "correct the others first"))
 
     def place(self, key: str, line: int, text: str) -> None:
@@ -53,11 +52,7 @@ class Reader:
             del self.places[key], self.texts[key]
 
     def close(self, word: str, words: Iterable[str]) -> str:
-        return near(word, words) if self.left > 0 else ""
-
-    def far(self, file: str, line: int, key: str, what: str, hint: str) -> None:
-        """A problem that shows only once all files are read."""
-        self.problems.append(Problem(file, line, key, what, hint))
+        return near(word, words) if self.said[self.file] < MAX_PROBLEMS else ""
 
     def table(self, node: Node, key: str) -> Table | None:
         if isinstance(node, Table):
