@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.policy.test_load import RULE, loaded, problems, read
+from tests.policy.test_load import RULE, loaded, problems, read, with_rule
 from tuned_spec.errors import PolicyError
 from tuned_spec.policy import document
 
@@ -72,6 +72,15 @@ def test_a_flood_of_mistakes_is_cut(tmp_path: Path, text: str) -> None:
 def test_escapes_in_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
     (said,) = problems(tmp_path, 'version: 1\n"a\\e[31m": x\n')
     assert said.startswith("p.yaml:2: a\\x1b[31m: unknown key")
+
+
+def test_escapes_in_values_are_refused_and_line_breaks_folded(tmp_path: Path) -> None:
+    (said,) = problems(tmp_path, with_rule(reason='"\\e[31mred"'))
+    assert said.startswith("p.yaml:4: rules.one.reason: has a control character in it")
+    (said,) = problems(tmp_path, with_rule(when='["psi.\\e[31m > 20 clear 1"]'))
+    assert said.startswith("p.yaml:6: rules.one.when[0]: has a control character in it")
+    text = with_rule(reason="|\n      Two\n      lines.")
+    assert loaded(tmp_path, text).policy.rules[0].reason == "Two lines."
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:

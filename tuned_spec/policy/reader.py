@@ -67,9 +67,13 @@ class Reader:
         return []
 
     def text(self, node: Node, key: str) -> str | None:
-        if isinstance(node, Text) and node.text.strip():
-            return node.text.strip()
-        what = "has no value" if isinstance(node, Text) else "is not one value"
+        """The value on one line, blanks folded, fit to be printed anywhere."""
+        text = " ".join(node.text.split()) if isinstance(node, Text) else ""
+        if text and text.isprintable():
+            return text
+        what = "is not one value" if not isinstance(node, Text) else "has no value"
+        if text:
+            what = "has a control character in it"
         self.problem(node.line, key, what, "write it on this line, or delete the key")
         return None
 

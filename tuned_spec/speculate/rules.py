@@ -38,7 +38,7 @@ STALE_S = 10.0  # a value older than this is unknown: two ticks of an idle host
 
 
 class Hold(Frozen, frozen=True):
-    """One condition so far: which of its metrics stands in (0: the first choice), and since when it holds."""
+    """One condition so far: by which of its metrics it holds, and since when."""
 
     metric: str = ""
     since: float | None = None
