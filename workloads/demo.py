@@ -113,10 +113,13 @@ class Demo:
         )
         self.watch(10, lambda: (self.runtime / paths.METRICS).exists() and bool(self.entries))
         if not self.entries:
-            said = (self.place / "daemon.log").read_text(errors="replace")
-            raise TunedSpecError(f"the daemon did not start; it said:\n{said}")
+            raise self.died()
         if not self.root:
             self.say("not root: the daemon observes and writes nothing (sudo make demo does)", "bad")
+
+    def died(self) -> TunedSpecError:
+        said = (self.place / "daemon.log").read_text(errors="replace")
+        return TunedSpecError(f"the daemon did not start, or died; everything is put back. It said:\n{said}")
 
     def begin(self, phase: int, act: Act) -> None:
         """The next phase, with this load."""
@@ -161,6 +164,8 @@ class Demo:
         end = clock() + seconds
         while clock() < end and not until():
             self.witness.look([act.knob for act in self.acts])
+            if self.daemon is not None and self.daemon.poll() not in (None, -signal.SIGKILL):
+                raise self.died()
             if clock() >= self.next_read:
                 self.next_read = clock() + 0.4
                 self.hear()

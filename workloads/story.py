@@ -104,9 +104,10 @@ def figures(verdict: Mapping[str, Any]) -> str:
     """Effect and interval of a verdict. Positive is better, whichever way the metric goes."""
     if verdict.get("effect") is None:
         return str(verdict["reason"])
-    low, high = (f"{verdict[k]:+.0%}" if verdict.get(k) is not None else "?" for k in ("low", "high"))
+    low, high = verdict.get("low"), verdict.get("high")
+    interval = f" [{low:+.0%}, {high:+.0%}]" if low is not None and high is not None else ""
     word = "better" if verdict["effect"] >= 0 else "worse"
-    return f"{abs(verdict['effect']):.0%} {word} [{low}, {high}] in {verdict.get('pairs', 0)} pairs"
+    return f"{abs(verdict['effect']):.0%} {word}{interval} in {verdict.get('pairs', 0)} pairs"
 
 
 def _past(kind: str) -> str:

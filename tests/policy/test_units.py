@@ -96,8 +96,8 @@ pieces = st.sampled_from(
         "falls",
         "may",
         "rise",
+        *("by", "set", "multiply", "add", "toward", "on", "madvise", "x", "2x", "0", ""),
     ]
-    + ["by", "set", "multiply", "add", "toward", "on", "madvise", "x", "2x", "0", ""]
 )
 sentences = st.one_of(st.lists(pieces, max_size=12).map(" ".join), st.text(max_size=30))
 

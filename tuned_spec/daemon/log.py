@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import msgspec
+
 from tuned_spec.model import Record
 
 
@@ -43,9 +45,11 @@ class Log:
         for key in ("writes", "after"):
             writes = record.data.get(key)
             if writes and key not in fields:
-                fields[key] = " ".join(f"{w.knob}={_text(w.value)}" for w in writes)  # type: ignore[attr-defined]
+                # A verdict's are plain mappings already, as it came from the actor.
+                plain = msgspec.to_builtins(writes)
+                fields[key] = " ".join(f"{w['knob']}={_text(w['value'])}" for w in plain)
         self.say(record.kind, **fields)
 
 
 def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
