@@ -83,6 +83,8 @@ def test_verdicts_are_counted_and_the_undone_named(place: Place) -> None:
     )
     judged = place.json("status")["judged"]
     assert (judged["judged"], judged["kept"], judged["undone"]) == (2, 2, 1)
+    assert (judged["alpha"], judged["expected_false"]) == (0.05, 0.1)
+    assert "at most 0.1 (bound by design" in " ".join(place.tell("status").stdout.split())
 
 
 @pytest.mark.parametrize("name", [HISTORY, JOURNAL])

@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
         "put knobs back to their originals, whatever state the daemon is in",
         [arg("knobs", nargs="*", metavar="KNOB", help="only these (default: all)")],
     ),
-    "pause": ("make no new changes until resumed; open trials end", []),
+    "pause": ("make no new changes until resumed; open trials run to their end", []),
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
         [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],

@@ -136,6 +136,7 @@ class Last(Frozen, frozen=True):
     mode: str = ""
     policy: Sequence[str] = ()
     pid: int = 0
+    alpha: float | None = None
 
 
 def last(state_dir: Path, *, running: bool = False) -> Last:
@@ -156,12 +157,14 @@ def last(state_dir: Path, *, running: bool = False) -> Last:
         ended = "a kill or a crash, no stop is on record"
     policy = start.data.get("policy", ())
     pid = start.data.get("pid", 0)
+    alpha = start.data.get("alpha")
     return Last(
         seen=newest[0].wall,
         ended=ended,
         mode=str(start.data.get("mode", "")),
         policy=[str(p) for p in policy] if isinstance(policy, list) else [],
         pid=pid if isinstance(pid, int) else 0,
+        alpha=alpha if isinstance(alpha, float) else None,
     )
 
 

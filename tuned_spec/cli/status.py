@@ -24,11 +24,11 @@ Json = dict[str, object]
 
 def main(args: argparse.Namespace) -> int:
     daemon = live.daemon(args.runtime_dir)
-    alpha = daemon.status.get("alpha")
     judged, last, refusals, trouble = Judged(), live.Last(), Counter[str](), ""
     try:
-        judged = judge(args.state_dir, alpha if isinstance(alpha, float) else None)
         last = live.last(args.state_dir, running=daemon.state != "stopped")
+        alpha = daemon.status.get("alpha", last.alpha)
+        judged = judge(args.state_dir, alpha if isinstance(alpha, float) else None)
         if daemon.state != "running":
             refused = read(args.state_dir, kinds=("refused",), limit=RECENT)
             refusals = Counter(str(e.data.get("code")) for e in refused)
