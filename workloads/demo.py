@@ -254,22 +254,33 @@ class Demo:
 
     def finish(self) -> int:
         """Tables, picture, proof. Returns the exit status."""
-        differing, ours = self.witness.differing(), self.ours()
-        count = len(self.witness.start)
+        differing, count = self.witness.differing(), len(self.witness.start)
+        foreign = {knob for e in self.entries if e.kind == "foreign" for knob in e.knobs}
+        broken = set(self.ours()) - foreign
         results = [story.result(act, self.entries, self.witness) for act in self.acts]
-        title = story.headline(results, len(ours), count)
         proof = f"{count - len(differing)} of {count} knobs equal their value at the start"
-        others = sorted(set(differing) - set(ours))
+        others = sorted(set(differing) - broken)
         print("\n" + table(story.HEAD, story.rows(results, self.witness)) + "\n\n" + proof)
-        for knob in sorted(differing):
-            who = "TOUCHED BY TUNED-SPEC" if knob in ours else "not by tuned-spec: it never touched it"
-            print(f"  {knob}: {differing[knob][0]} -> {differing[knob][1]}  ({who})")
+        for knob, (was, now) in sorted(differing.items()):
+            who = (
+                "LEFT BY TUNED-SPEC"
+                if knob in broken
+                else "written by somebody else meanwhile, so left alone"
+            )
+            print(f"  {knob}: {was} -> {now}  ({who})")
+        if broken:
+            claim = f"{len(broken)} knobs were NOT put back"
+        elif others:
+            claim = "every knob that tuned-spec held is as before"
+        else:
+            claim = f"all {count} knobs as before"
+        title = story.headline(results, claim)
         confirmed = [e for e in self.entries if e.kind in ("confirmed", "overwritten")]
         if self.null:
             held = "nothing was confirmed, as it must be" if not confirmed else "CONFIRMED WITHOUT AN EFFECT"
             print(f"--null: the loads were deaf to the knobs; {held}")
         self.draw_picture(title, proof, results, others)
-        return 1 if ours or (self.null and confirmed) else 0
+        return 1 if broken or (self.null and confirmed) else 0
 
     def draw_picture(
         self, title: str, proof: str, results: Sequence[story.Result], others: list[str]

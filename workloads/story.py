@@ -111,7 +111,7 @@ def figures(verdict: Mapping[str, Any]) -> str:
 
 
 def _past(kind: str) -> str:
-    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "confirmed and bettered"}[kind]
+    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "better, and bettered"}[kind]
 
 
 def _writes(writes: Sequence[Mapping[str, Any]]) -> str:
@@ -200,7 +200,7 @@ def outcome(r: Result) -> str:
     )
 
 
-def headline(results: Sequence[Result], differing: int, knobs: int) -> str:
+def headline(results: Sequence[Result], proof: str) -> str:
     """The result in one line, whatever it was."""
     parts = []
     for r in results:
@@ -212,7 +212,6 @@ def headline(results: Sequence[Result], differing: int, knobs: int) -> str:
         else:
             was, now = quantity(r.before, r.act.unit), quantity(r.after, r.act.unit)
             parts.append(f"{name}: {now} instead of {was}")
-    proof = f"all {knobs} knobs as before" if not differing else f"{differing} of {knobs} knobs differ"
     line = "; ".join([*parts, proof])
     return line[0].upper() + line[1:]
 
@@ -235,14 +234,23 @@ def picture(
         samples = tuple((t - began, v) for t, v in witness.samples.get(r.act.metric, []))
         if not samples:
             continue
-        events = tuple(Event(s.t - began, s.text, s.tone) for s in story if s.act == r.act)
+        events = tuple(Event(s.t - began, _short(s.text, r.act), s.tone) for s in story if s.act == r.act)
         windows = tuple(
             Window(a - began, b - began, label, tone) for a, b, label, tone in _windows(r.act, story, witness)
         )
-        panels.append(Panel(r.act.title, r.act.axis, r.act.unit, samples, r.act.better, events, windows))
+        panels.append(
+            Panel(
+                f"{r.act.title}, {r.act.knob}", r.act.axis, r.act.unit, samples, r.act.better, events, windows
+            )
+        )
     return Picture(
         title, tuple(notes), tuple(panels), (Table("What was guessed", HEAD, rows(results, witness)), *tables)
     )
+
+
+def _short(text: str, act: Act) -> str:
+    """A sentence without what the panel says already: the knob's name, and the metric at that moment."""
+    return text.split("   (")[0].replace(f"{act.knob} = ", "").replace(f"{act.knob} ", "")
 
 
 def _windows(act: Act, story: Sequence[Said], witness: Witness) -> list[tuple[float, float, str, str]]:
