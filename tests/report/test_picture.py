@@ -145,7 +145,7 @@ def test_labels_never_touch() -> None:
     placed = boxes(html)
     assert len(placed) == len(events)
     for i, (x, y, text) in enumerate(placed):
-        assert 60 <= x and x + 6.3 * len(text) <= 1000 and y > 0
+        assert x >= 60 and x + 6.3 * len(text) <= 1000 and y > 0
         for x2, y2, text2 in placed[i + 1 :]:
             assert y != y2 or x + 6.3 * len(text) < x2 or x2 + 6.3 * len(text2) < x
 

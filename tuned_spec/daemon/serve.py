@@ -23,59 +23,53 @@ import msgspec
 from tuned_spec import __version__, engine, paths
 from tuned_spec.daemon.actor_link import ActorLink
 from tuned_spec.daemon.control import Client, ControlSocket, Request
+from tuned_spec.daemon.hands import Hands
 from tuned_spec.daemon.log import Log
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
 from tuned_spec.engine.events import (
     ActorChanged,
     ActorSaid,
-    Applied,
     Apply,
-    ApplyFailed,
     Ask,
     Command,
     Event,
-    ForeignFound,
     Hold,
-    JournalChanged,
     Look,
-    Looked,
     Note,
     Observed,
     Pause,
     Resume,
     Revert,
     RevertAll,
-    Reverted,
     SenseNow,
     Stop,
     TakeUp,
     Tell,
     Ticked,
 )
-from tuned_spec.errors import JournalError, KnobError, UsageError
+from tuned_spec.errors import UsageError
 from tuned_spec.knobs.catalogue import load as load_catalogue
 from tuned_spec.knobs.files import adapters, narrowed
-from tuned_spec.knobs.watch import Watch
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
-from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import (
+    Condition,
     Hello,
     Mode,
     Outcome,
     Policy,
     ProbeAnswer,
     Record,
-    Refusal,
     ToActor,
 )
 from tuned_spec.policy.load import load as load_policy
 from tuned_spec.sense.gauges import GaugeSocket
-from tuned_spec.sense.metrics import known
-from tuned_spec.sense.sensor import Sense, pace
+from tuned_spec.sense.metrics import METRICS, known
+from tuned_spec.sense.sensor import BUSY_S, Sense, pace
 from tuned_spec.sense.triggers import Trigger, open_triggers
 from tuned_spec.speculate.rules import RulesMemory, inert
+from tuned_spec.speculate.rules import metrics as metrics_of
 
 LONGEST_WAIT_S = 5.0
 
@@ -96,56 +90,65 @@ def serve(options: Options) -> int:
             raise UsageError(f"{directory}: cannot be made ({error.strerror}); name another place") from error
     lock = take_lock(options.runtime_dir)
     try:
-        daemon = Daemon(options)
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        access = adapters(options.root)
+        catalogue = narrowed(load_catalogue(), access)
+        hands = Hands(catalogue, access, Journal(options.runtime_dir, boot_id), clock)
+        # Before anything that can fail: what a daemon that died has left goes back, even if we cannot start.
+        leftovers = hands.ledger.restore(None)
         try:
-            return daemon.run()
+            policy = load_policy(
+                options.policies,
+                shipped=paths.shipped_policies(),
+                dropins=options.dropins,
+                catalogue=catalogue,
+                metrics=known,
+                uid_of=_uid_of,
+                metric_names=METRICS,
+            ).policy
+            daemon = Daemon(options, policy, hands, boot_id, leftovers)
+            try:
+                return daemon.run()
+            finally:
+                daemon.close()
         finally:
-            daemon.close()
+            # On a good way out there is nothing left to restore; on a bad one this is what counts.
+            hands.ledger.restore(None)
+            hands.close()
     finally:
         os.close(lock)
 
 
 class Daemon:
-    def __init__(self, options: Options) -> None:
-        self.options, self.started = options, clock()
-        self.boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    def __init__(
+        self, options: Options, policy: Policy, hands: Hands, boot_id: str, leftovers: tuple[Outcome, ...]
+    ) -> None:
+        self.options, self.hands, self.boot_id, self.started = options, hands, boot_id, clock()
+        self.leftovers = leftovers
         self.log = Log()
-        access = adapters(options.root)
-        catalogue = narrowed(load_catalogue(), access)
-        loaded = load_policy(
-            options.policies,
-            shipped=paths.shipped_policies(),
-            dropins=options.dropins,
-            catalogue=catalogue,
-            metrics=known,
-            uid_of=_uid_of,
-        )
-        policy, mode = loaded.policy, options.mode or loaded.policy.mode
+        mode = options.mode or policy.mode
         if os.geteuid() != 0 and mode is not Mode.OBSERVE:
             self.log.say("not root: observing only, nothing will be written", mode=mode.value)
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
-        self.journal = Journal(options.runtime_dir, self.boot_id)
-        self.ledger = Ledger(catalogue, access, self.journal, clock)
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
-        knobs = [catalogue[action.knob] for rule in policy.rules for action in rule.do]
-        absent = {k.id: a.why for k in knobs if not (a := access[k.adapter].probe(k)).writable}
-        self.inert = inert(policy.rules, self.sense.absent() | absent)
+        knobs = {action.knob for rule in policy.rules for action in rule.do}
+        self.inert = inert(
+            policy.rules, self.sense.absent() | hands.unusable(knobs, to_write=mode is not Mode.OBSERVE)
+        )
+        hands.watch_over(knobs)
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
         )
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed)
-        self.triggers, reasons = open_triggers(options.root, policy.cgroups)
+        self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
-        self.knob_at = {access[knob.adapter].path(knob): knob.id for knob in knobs}
-        self.watch = Watch(path for path in self.knob_at if path.exists())
-        self.writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
-        self.next_tick = self.next_journal_check = clock()
+        self.next_tick = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, catalogue),
+            setup=engine.Setup.of(policy, hands.catalogue),
             mode=mode,
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
@@ -160,13 +163,13 @@ class Daemon:
     # ------------------------------------------------------------------------------- loop
 
     def run(self) -> int:
-        self.repair_leftovers()
+        self.note_leftovers()
         self.on(self.gauges.fileno(), select.EPOLLIN, self.read_gauges)
         self.on(self.control.listener.fileno(), select.EPOLLIN, self.accept_client)
         self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
         for trigger in self.triggers:
             self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
-        watch = self.watch.fileno()
+        watch = self.hands.watch.fileno()
         if watch is not None:
             self.on(watch, select.EPOLLIN, self.foreign_hand)
         signal.set_wakeup_fd(self.wake_write.fileno(), warn_on_full_buffer=False)
@@ -224,15 +227,17 @@ class Daemon:
 
     def tick(self, t: float) -> None:
         observation = self.sense.observe(t)
-        self.tick_s = pace(observation)
+        # Without a trigger nothing would wake an idle host's loop between slow ticks.
+        self.tick_s = pace(observation) if self.triggers else BUSY_S
         self.next_tick = t + self.tick_s
-        for event in self.foreign():
+        for event in self.hands.foreign():
             self.dispatch(event)
         self.dispatch(Observed(observation.t, observation.values))
         for client in self.control.silent(t):
             self.drop_client(client)
         if not self.state.journal_ok:
-            self.try_journal()
+            for recovered in self.hands.try_journal():
+                self.dispatch(recovered)
 
     def keep_actor(self, t: float) -> None:
         needed = self.state.mode is not Mode.OBSERVE
@@ -251,23 +256,21 @@ class Daemon:
             self.dispatch(Observed(t, {sample.name: sample.value}, host=False))
 
     def pressure(self, trigger: Trigger, mask: int) -> None:
+        """The kernel says that the pressure is past a level: that is news even before the next tick."""
         if mask & select.EPOLLERR:  # its cgroup is gone
             self.off(trigger.fd)
             os.close(trigger.fd)
             self.triggers.remove(trigger)
-        self.next_tick = clock()
+            return
+        observation = self.sense.observe(clock())
+        # Over the whole time since the last tick the pressure may look lower than over the trigger's window.
+        share = max(trigger.share, observation.values.get(trigger.name, 0.0))
+        self.dispatch(Observed(observation.t, observation.values | {trigger.name: share}))
+        self.next_tick = min(self.next_tick, clock() + BUSY_S)
 
     def foreign_hand(self, _mask: int) -> None:
-        for event in self.foreign():
+        for event in self.hands.foreign():
             self.dispatch(event)
-
-    def foreign(self) -> tuple[ForeignFound, ...]:
-        """Compare every knob of ours with the kernel; whoever wrote one is named if the watch saw it."""
-        for seen in self.watch.read():
-            self.writers[self.knob_at[seen.path]] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
-        found = self.ledger.audit()
-        named = tuple(replace(w, writer=self.writers.get(w.knob, w.writer)) for w in found)
-        return (ForeignFound(clock(), named),) if named else ()
 
     def read_signals(self, _mask: int) -> None:
         for number in self.wake_read.recv(64):
@@ -348,9 +351,8 @@ class Daemon:
             return {"ok": False, "error": f"{', '.join(unknown)}: not in the catalogue"}
         match request.do:
             case "restore":
-                self.reverted_now = ()
                 self.dispatch(Pause(clock(), restore=True, knobs=request.knobs))
-                return {"ok": True, "outcomes": self.reverted_now, "paused": True}
+                return {"ok": True, "outcomes": self.hands.reverted, "paused": True}
             case "pause":
                 self.dispatch(Pause(clock()))
             case _:
@@ -372,7 +374,7 @@ class Daemon:
             },
             "inert": [{"rule": rule, "reason": reason} for rule, reason in self.inert],
             "rejected_samples": self.gauges.rejected,
-            "writer_watch": self.watch.why or "fanotify",
+            "writer_watch": self.hands.watch.why or "fanotify",
             "journal_ok": self.state.journal_ok,
             "tick_s": self.tick_s,
         }
@@ -390,18 +392,18 @@ class Daemon:
     def execute(self, command: Command) -> tuple[Event, ...]:
         match command:
             case Look():
-                return (self.look(command),)
+                return (self.hands.look(command),)
             case Apply():
-                return self.apply(command)
+                return self.hands.apply(command)
             case Revert():
-                return self.revert(command)
+                return self.hands.revert(command)
             case RevertAll():
-                return self.revert_all(command)
+                return self.hands.revert_all(command)
             case Hold():
-                return self.hold(command)
+                return self.hands.hold(command)
             case TakeUp():
                 for knob in command.knobs:
-                    self.ledger.release(knob)
+                    self.hands.ledger.release(knob)
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
@@ -417,65 +419,6 @@ class Daemon:
                 assert_never(command)
         return ()
 
-    def look(self, command: Look) -> Looked:
-        live = {}
-        for name in command.knobs:
-            refusal = self.ledger.reversible(name)
-            if refusal:
-                return Looked(clock(), command.rule, {}, refusal)
-            try:
-                live[name] = self.ledger.value(name)
-            except KnobError as error:
-                return Looked(clock(), command.rule, {}, Refusal("absent", name, str(error)))
-        for name in command.beside:
-            try:
-                live[name] = self.ledger.value(name)
-            except KnobError:
-                pass  # not here: whoever needs it says so
-        return Looked(clock(), command.rule, live)
-
-    def apply(self, command: Apply) -> tuple[Event, ...]:
-        foreign = self.foreign()
-        if {w.knob for event in foreign for w in event.writes} & {w.knob for w in command.writes}:
-            return foreign
-        try:
-            done = self.ledger.apply(command.trial, command.rule, command.writes)
-        except KnobError as error:
-            failed = ApplyFailed(clock(), command.trial, error.knob, error.code, str(error))
-            return (*foreign, failed)
-        except JournalError as error:
-            failed = ApplyFailed(clock(), command.trial, command.writes[0].knob, 0, str(error))
-            return (*foreign, JournalChanged(clock(), False, str(error)), failed)
-        applied = Applied(clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
-        return (*foreign, applied)
-
-    def hold(self, command: Hold) -> tuple[Event, ...]:
-        try:
-            self.ledger.hold(command.trial)
-        except JournalError as error:
-            # The value stays, as provisional as before: whatever ends this process takes it back.
-            return (JournalChanged(clock(), False, str(error)),)
-        return ()
-
-    def revert(self, command: Revert) -> tuple[Event, ...]:
-        foreign = self.foreign()
-        outcomes = self.ledger.restore(command.restore) if command.restore else ()
-        if command.hold:
-            try:
-                self.ledger.apply(command.trial, command.rule, command.hold)
-                self.ledger.hold(command.trial)
-            except (KnobError, JournalError):
-                # What was confirmed cannot be had again: the original is the next best, and always safe.
-                outcomes += self.ledger.restore(tuple(w.knob for w in command.hold))
-        return (*foreign, Reverted(clock(), command.trial, outcomes, command.why))
-
-    reverted_now: tuple[Outcome, ...] = ()  # what the last RevertAll came to
-
-    def revert_all(self, command: RevertAll) -> tuple[Event, ...]:
-        foreign = self.foreign()
-        self.reverted_now = self.ledger.restore(command.knobs or None)
-        return (*foreign, Reverted(clock(), "", self.reverted_now, command.why))
-
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)
         if trouble or self.actor.wants_to_write:
@@ -487,27 +430,18 @@ class Daemon:
 
     # ------------------------------------------------------------------------ journal, ends
 
-    def try_journal(self) -> None:
-        """Is it back? Its own rows, written once more, tell."""
-        try:
-            self.journal.settle(self.ledger.rows())
-        except JournalError:
-            return
-        self.dispatch(JournalChanged(clock(), True, "the journal can be written again"))
-
-    def repair_leftovers(self) -> None:
-        """A daemon before us died with changes open: they go back before anything else is done."""
-        outcomes = self.ledger.restore(None)
-        if outcomes:
-            data: dict[str, object] = {"why": "left by a daemon that died", "outcomes": outcomes}
-            self.record(Record("reverted", clock(), knobs=tuple(o.knob for o in outcomes), data=data))
+    def note_leftovers(self) -> None:
+        if self.leftovers:
+            data: dict[str, object] = {"why": "left by a daemon that died", "outcomes": self.leftovers}
+            knobs = tuple(o.knob for o in self.leftovers)
+            self.record(Record("reverted", clock(), knobs=knobs, data=data))
 
     def stop(self) -> None:
         sd_notify("STOPPING=1")
         self.dispatch(Stop(clock(), self.stop_why))
-        data: dict[str, object] = {"why": self.stop_why, "outcomes": self.reverted_now}
+        data: dict[str, object] = {"why": self.stop_why, "outcomes": self.hands.reverted}
         self.record(Record("stop", clock(), data=data))
-        if any(o.status == "failed" for o in self.reverted_now):
+        if any(o.status == "failed" for o in self.hands.reverted):
             self.exit_status = 1
 
     def close(self) -> None:
@@ -516,28 +450,32 @@ class Daemon:
             self.actor.give_up(clock())
         self.control.close()
         self.gauges.close()
-        self.watch.close()
         for trigger in self.triggers:
             os.close(trigger.fd)
         self.sense.close()
         self.epoll.close()
         self.wake_read.close()
         self.wake_write.close()
-        self.journal.close()
         self.history.close()
 
 
 def wanted_metrics(policy: Policy) -> frozenset[str]:
-    """The metrics that some rule reads, and the few that pace the loop: nothing else is sensed."""
-    names = {"cpu.busy", "cpu.iowait", "psi.cpu.some", "psi.memory.some", "psi.io.some"}
+    """The metrics that some rule reads: nothing else is sensed, but what paces the loop."""
+    return frozenset(name for rule in policy.rules for name in metrics_of(rule))
+
+
+def pressure_levels(policy: Policy) -> dict[str, float]:
+    """Pressure metric -> the lowest level that a rule waits for: where its trigger is armed."""
+    levels: dict[str, float] = {}
     for rule in policy.rules:
-        names.add(rule.expect.metric)
-        names.update(guard.metric for guard in rule.guard)
-        for condition in rule.when:
-            names.add(condition.metric)
-            if condition.fallback:
-                names.add(condition.fallback.metric)
-    return frozenset(names)
+        for first in rule.when:
+            condition: Condition | None = first
+            while condition is not None:
+                if "psi." in condition.metric and "avg10" not in condition.metric and condition.op == ">":
+                    before = levels.get(condition.metric, condition.level)
+                    levels[condition.metric] = min(before, condition.level)
+                condition = condition.fallback
+    return levels
 
 
 def _uid_of(user: str) -> int:

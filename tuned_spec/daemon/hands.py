@@ -1,0 +1,148 @@
+"""What the engine's commands come to on the host: looks, writes and reverts through the ledger.
+
+Owns the ledger and the watch on other writers; turns their errors into events, so that nothing that a
+kernel or a disk refuses can end the daemon. Decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from tuned_spec.engine.events import (
+    Applied,
+    Apply,
+    ApplyFailed,
+    Event,
+    ForeignFound,
+    Hold,
+    JournalChanged,
+    Look,
+    Looked,
+    Revert,
+    RevertAll,
+    Reverted,
+)
+from tuned_spec.errors import JournalError, KnobError
+from tuned_spec.knobs.files import Adapter
+from tuned_spec.knobs.watch import Watch
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import Knob, Outcome, Refusal
+
+
+class Hands:
+    """`clock` gives the time of the events that are returned."""
+
+    def __init__(
+        self,
+        catalogue: Mapping[str, Knob],
+        access: Mapping[str, Adapter],
+        journal: Journal,
+        clock: Callable[[], float],
+    ) -> None:
+        self.catalogue, self.access, self.journal, self.clock = catalogue, access, journal, clock
+        self.ledger = Ledger(catalogue, access, journal, clock)
+        self.watch = Watch()
+        self.reverted: tuple[Outcome, ...] = ()  # what the last RevertAll came to
+        self._knob_at: dict[Path, str] = {}
+        self._writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
+
+    def watch_over(self, knobs: Iterable[str]) -> None:
+        """From now on, see who else writes these."""
+        for name in knobs:
+            path = self.access[self.catalogue[name].adapter].path(self.catalogue[name])
+            if path.exists():
+                self._knob_at[path] = name
+                self.watch.add(path)
+
+    def unusable(self, knobs: Iterable[str], *, to_write: bool) -> dict[str, str]:
+        """Which of them this host does not have (or does not let us write) -> why."""
+        why = {}
+        for name in knobs:
+            knob = self.catalogue[name]
+            probe = self.access[knob.adapter].probe(knob)
+            if not (probe.writable if to_write else probe.present):
+                why[name] = probe.why
+        return why
+
+    def foreign(self) -> tuple[ForeignFound, ...]:
+        """Compare every knob of ours with the kernel; whoever wrote one is named if the watch saw it."""
+        for seen in self.watch.read():
+            self._writers[self._knob_at[seen.path]] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
+        named = tuple(
+            msgspec.structs.replace(write, writer=self._writers.get(write.knob, write.writer))
+            for write in self.ledger.audit()
+        )
+        return (ForeignFound(self.clock(), named),) if named else ()
+
+    def look(self, command: Look) -> Looked:
+        live = {}
+        for name in command.knobs:
+            refusal = self.ledger.reversible(name)
+            if refusal:
+                return Looked(self.clock(), command.rule, {}, refusal)
+            try:
+                live[name] = self.ledger.value(name)
+            except KnobError as error:
+                return Looked(self.clock(), command.rule, {}, Refusal("unreadable", name, str(error)))
+        for name in command.beside:
+            try:
+                live[name] = self.ledger.value(name)
+            except KnobError:
+                pass  # not here: whoever needs it says so
+        return Looked(self.clock(), command.rule, live)
+
+    def apply(self, command: Apply) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        if {w.knob for event in foreign for w in event.writes} & {w.knob for w in command.writes}:
+            return foreign
+        try:
+            done = self.ledger.apply(command.trial, command.rule, command.writes)
+        except KnobError as error:
+            failed = ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error))
+            return (*foreign, failed)
+        except JournalError as error:
+            failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
+            return (*foreign, JournalChanged(self.clock(), False, str(error)), failed)
+        applied = Applied(self.clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
+        return (*foreign, applied)
+
+    def hold(self, command: Hold) -> tuple[Event, ...]:
+        try:
+            self.ledger.hold(command.trial)
+        except JournalError as error:
+            # The value stays, as provisional as before: whatever ends this process takes it back.
+            return (JournalChanged(self.clock(), False, str(error)),)
+        return ()
+
+    def revert(self, command: Revert) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        outcomes = self.ledger.restore(command.restore) if command.restore else ()
+        if command.hold:
+            try:
+                self.ledger.apply(command.trial, command.rule, command.hold)
+                self.ledger.hold(command.trial)
+            except (KnobError, JournalError):
+                # What was confirmed cannot be had again: the original is the next best, and always safe.
+                outcomes += self.ledger.restore(tuple(w.knob for w in command.hold))
+        return (*foreign, Reverted(self.clock(), command.trial, outcomes, command.why))
+
+    def revert_all(self, command: RevertAll) -> tuple[Event, ...]:
+        foreign = self.foreign()
+        self.reverted = self.ledger.restore(command.knobs or None)
+        return (*foreign, Reverted(self.clock(), "", self.reverted, command.why))
+
+    def try_journal(self) -> tuple[Event, ...]:
+        """Is it back? Its own rows, written once more, tell."""
+        try:
+            self.journal.settle(self.ledger.rows())
+        except JournalError:
+            return ()
+        return (JournalChanged(self.clock(), True, "the journal can be written again"),)
+
+    def close(self) -> None:
+        self.watch.close()
+        self.journal.close()
