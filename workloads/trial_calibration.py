@@ -7,8 +7,8 @@ two processes that pass a byte to and fro with work in between and report their 
 neighbour that hogs a processor on and off at random. The groups:
 
     nothing    vm.dirty_expire_centisecs 3000 -> 2000, which this load cannot feel: confirmed by chance only
-    harm       the load does twice the work on arm B: none may be confirmed
-    win        the load does half the work on arm B: all are to be confirmed
+    harm       a request is two rounds on arm B instead of one: none may be confirmed
+    win        and one instead of two: all are to be confirmed
     halt-harm  guest_halt_poll_ns 200000 -> 0, on virtual machines that have it; no neighbour, no work
     halt-win   and 0 -> 200000
 
@@ -56,8 +56,7 @@ from tuned_spec.model import (
 DIRTY_EXPIRE = Path("/proc/sys/vm/dirty_expire_centisecs")
 HALT_POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
 REPORT_S, SETTLE_S = 0.03, 0.02
-WORK = 60  # units of spinning a round at weight 1: enough that twice the weight is nearly twice the time
-WEIGHT, HOG = 0, 1  # the dials: units of work a round, whether the neighbour hogs a processor
+ROUNDS, WORK, HOG = 0, 1, 2  # the dials: exchanges a request, work in each, does the neighbour hog?
 ALPHA = 0.05
 
 
@@ -70,18 +69,19 @@ def echo(end: socket.socket) -> None:
 
 
 def ping(end: socket.socket, report: socket.socket, dials: mmap) -> None:
-    """Round after round without a pause; each report is one datagram "p95 max", in ms."""
+    """Request after request without a pause; each report is one datagram "p95 max", in ms."""
     while True:
-        rounds: list[float] = []
+        requests: list[float] = []
         until = time.perf_counter() + REPORT_S
         while (start := time.perf_counter()) < until:
-            end.send(b"x")
-            end.recv(1)
-            for _ in range(WORK * dials[WEIGHT]):
-                sum(range(500))
-            rounds.append((time.perf_counter() - start) * 1e3)
-        rounds.sort()
-        report.send(b"%.6f %.6f" % (rounds[int(0.95 * (len(rounds) - 1))], rounds[-1]))
+            for _ in range(dials[ROUNDS]):
+                end.send(b"x")
+                end.recv(1)
+                for _ in range(dials[WORK]):
+                    sum(range(500))
+            requests.append((time.perf_counter() - start) * 1e3)
+        requests.sort()
+        report.send(b"%.6f %.6f" % (requests[int(0.95 * (len(requests) - 1))], requests[-1]))
 
 
 def neighbour(seed: int, dials: mmap) -> None:
@@ -102,7 +102,8 @@ def keep_apart(pids: list[int]) -> None:
 @contextmanager
 def running_load(seed: int) -> Iterator[tuple[socket.socket, mmap, list[int]]]:
     """The report socket, the dials, and the pids of the two that talk."""
-    dials = mmap(-1, 2)
+    dials = mmap(-1, 3)
+    dials[ROUNDS] = 1
     left, right = socket.socketpair()
     reports, reporter = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     processes = [
@@ -132,8 +133,10 @@ def running_actor(seed: int) -> Iterator[socket.socket]:
     command = [sys.executable, "-m", "tuned_spec.actor", "--fd", str(theirs.fileno()), "--seed", str(seed)]
     with ours, theirs, subprocess.Popen(command, pass_fds=[theirs.fileno()]):
         theirs.close()
-        yield ours
-        ours.close()
+        try:
+            yield ours
+        finally:
+            ours.close()  # its end of file, without which Popen would wait for ever
 
 
 def collect(reports: socket.socket) -> dict[str, tuple[float, ...]]:
@@ -220,27 +223,27 @@ class Group:
     name: str
     trials: int
     hold: Callable[[Arm], object]
-    dials: tuple[int, int]
+    dials: tuple[int, int, int]
     promise: Callable[[int], bool]
     apart: bool = False  # keep the two that talk on processors of their own from now on
 
 
 def groups(dials: mmap, trials: int, planted: int) -> list[Group]:
-    def work(a: int, b: int) -> Callable[[Arm], object]:
-        return lambda arm: dials.__setitem__(WEIGHT, a if arm is Arm.A else b)
+    def rounds(a: int, b: int) -> Callable[[Arm], object]:
+        return lambda arm: dials.__setitem__(ROUNDS, a if arm is Arm.A else b)
 
     def file(path: Path, a: int, b: int) -> Callable[[Arm], object]:
         return lambda arm: path.write_text(str(a if arm is Arm.A else b))
 
     found = [
-        Group("nothing", trials, file(DIRTY_EXPIRE, 3000, 2000), (1, 1), lambda n: n <= ALPHA * trials),
-        Group("harm", planted, work(1, 2), (1, 1), lambda n: n == 0),
-        Group("win", planted, work(2, 1), (1, 1), lambda n: n == planted),
+        Group("nothing", trials, file(DIRTY_EXPIRE, 3000, 2000), (1, 60, 1), lambda n: n <= ALPHA * trials),
+        Group("harm", planted, rounds(1, 2), (1, 60, 1), lambda n: n == 0),
+        Group("win", planted, rounds(2, 1), (1, 60, 1), lambda n: n == planted),
     ]
     if HALT_POLL.exists():
         found += [
-            Group("halt-harm", planted, file(HALT_POLL, 200_000, 0), (0, 0), lambda n: n == 0, apart=True),
-            Group("halt-win", planted, file(HALT_POLL, 0, 200_000), (0, 0), lambda n: True, apart=True),
+            Group("halt-harm", planted, file(HALT_POLL, 200_000, 0), (1, 0, 0), lambda n: n == 0, apart=True),
+            Group("halt-win", planted, file(HALT_POLL, 0, 200_000), (1, 0, 0), lambda n: True, apart=True),
         ]
     return [group for group in found if group.trials]
 
@@ -282,7 +285,7 @@ def main() -> int:
             stack.enter_context(kept(HALT_POLL))
         lines, kept_promises = [], True
         for group in groups(dials, args.trials, args.planted):
-            dials[WEIGHT], dials[HOG] = group.dials
+            dials[ROUNDS], dials[WORK], dials[HOG] = group.dials
             if group.apart:
                 keep_apart(pids)
             start = time.monotonic()
