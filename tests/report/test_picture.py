@@ -121,8 +121,9 @@ def test_one_stall_does_not_flatten_the_rest() -> None:
     samples[100] = (10.0, 1000.0)
     html, parsed = drawn(panel(samples))
     assert html.count('class="beyond"') == 1
-    assert "1,000" in parsed.text
-    assert "500" not in parsed.text.replace("1,000", "")
+    assert "1,000" in parsed.text  # the arrow's tooltip
+    ticks = [float(text.replace(",", "")) for text in re.findall(r'class="tick up"[^>]*>([^<]*)<', html)]
+    assert max(ticks) < 20
 
 
 def test_markup_in_names_is_text() -> None:
@@ -145,7 +146,7 @@ def test_labels_never_touch() -> None:
     placed = boxes(html)
     assert len(placed) == len(events)
     for i, (x, y, text) in enumerate(placed):
-        assert 60 <= x and x + 6.3 * len(text) <= 1000 and y > 0
+        assert x >= 60 and x + 6.3 * len(text) <= 1000 and y > 0
         for x2, y2, text2 in placed[i + 1 :]:
             assert y != y2 or x + 6.3 * len(text) < x2 or x2 + 6.3 * len(text2) < x
 
