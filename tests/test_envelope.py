@@ -144,3 +144,11 @@ def test_toggles_have_their_own_budget() -> None:
     assert not envelope.may_toggle(memory, policy, 2.0)
     assert envelope.may_toggle(memory, policy, 60.5)
     assert memory.changes == ()
+
+
+def test_ratios_are_counted_as_they_are_written() -> None:
+    limit = Limit("t.plain", bound_ratio=1.15, step_ratio=1.15)
+    assert envelope.judge_value(CATALOGUE["t.plain"], limit, 115, 100) is None
+    assert envelope.judge_step(CATALOGUE["t.plain"], limit, 115, 100) is None
+    refusal = envelope.judge_value(CATALOGUE["t.plain"], limit, 116, 100)
+    assert refusal and refusal.code == "bound"

@@ -9,7 +9,9 @@ The reason codes are part of the interface (scripts count them): see `CODES`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
+from fractions import Fraction
 from typing import assert_never
 
 import msgspec
@@ -127,9 +129,15 @@ def allowed(knob: Knob, limit: Limit, original: Value) -> Allowed:
     lows = [x for x in (knob.low, limit.low) if x is not None]
     highs = [x for x in (knob.high, limit.high) if x is not None]
     if limit.bound_ratio is not None and isinstance(original, int) and original > 0:
-        lows.append(-int(-original // limit.bound_ratio))
-        highs.append(int(original * limit.bound_ratio))
+        ratio = exact(limit.bound_ratio)
+        lows.append(math.ceil(original / ratio))
+        highs.append(math.floor(original * ratio))
     return Allowed(knob=knob.id, low=max(lows, default=None), high=min(highs, default=None))
+
+
+def exact(ratio: float) -> Fraction:
+    """A ratio as it was written: 1.15 times 100 is 115, which floats deny. The speculator counts so too."""
+    return Fraction(str(ratio))
 
 
 def _numbers(value: Value) -> tuple[int, ...]:
@@ -169,7 +177,8 @@ def judge_value(knob: Knob, limit: Limit, value: Value, original: Value) -> Refu
     if limit.bound_ratio is not None:
         for number, first in zip(_numbers(value), _numbers(original), strict=False):
             # From 0 no ratio can be taken: the range alone bounds such a knob.
-            if first > 0 and not first / limit.bound_ratio <= number <= first * limit.bound_ratio:
+            ratio = exact(limit.bound_ratio)
+            if first > 0 and not first / ratio <= number <= first * ratio:
                 return Refusal(
                     "bound",
                     knob.id,
@@ -183,12 +192,13 @@ def judge_step(knob: Knob, limit: Limit, value: Value, live: Value) -> Refusal |
     if limit.step_ratio is None and limit.step_abs is None:
         return None
     for number, now in zip(_numbers(value), _numbers(live), strict=False):
-        reach = [float(limit.step_abs or 0)]
+        reach = [Fraction(limit.step_abs or 0)]
         if limit.step_ratio is not None and now > 0:
-            reach.append(now * (limit.step_ratio - 1) if number > now else now * (1 - 1 / limit.step_ratio))
+            ratio = exact(limit.step_ratio)
+            reach.append(now * (ratio - 1) if number > now else now * (1 - 1 / ratio))
         # A knob held in multiples of `quantum` may be rounded past the step by less than one of them.
         if abs(number - now) >= max(reach) + knob.quantum:
-            return Refusal("step", knob.id, f"{now} to {number} is more than {max(reach):g} at once")
+            return Refusal("step", knob.id, f"{now} to {number} is more than {float(max(reach)):g} at once")
     return None
 
 

@@ -1,6 +1,6 @@
 """Does the trial judge? Real knobs, a real noisy load, the real actor process, known answers.
 
-    sudo python -m workloads.trial_calibration [--trials 200] [--planted 20] [--out calibration.jsonl]
+    sudo python -m workloads.trial_calibration [--trials 200] [--planted 20] [--dwell 0.1] [--out FILE]
 
 A small driver plays the daemon for one case at a time: it writes the knob, waits, collects. The load is
 two processes that pass a byte to and fro with work in between and report their p95 every 30 ms, beside a
@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -54,7 +55,7 @@ from tuned_spec.model import (
 
 DIRTY_EXPIRE = Path("/proc/sys/vm/dirty_expire_centisecs")
 HALT_POLL = Path("/sys/module/haltpoll/parameters/guest_halt_poll_ns")
-REPORT_S, SETTLE_S, DWELL_S = 0.03, 0.02, 0.1
+REPORT_S, SETTLE_S = 0.03, 0.02
 WORK = 60  # units of spinning a round at weight 1: enough that twice the weight is nearly twice the time
 WEIGHT, HOG = 0, 1  # the dials: units of work a round, whether the neighbour hogs a processor
 ALPHA = 0.05
@@ -170,8 +171,8 @@ def run_case(
     raise RuntimeError("the actor left within a case; its complaint is above")
 
 
-def make_case(name: str) -> Case:
-    knob = Knob(name, "sysctl", name, KnobType.INT, "", "", "", dwell_s=DWELL_S)
+def make_case(name: str, dwell_s: float) -> Case:
+    knob = Knob(name, "sysctl", name, KnobType.INT, "", "", "", dwell_s=dwell_s)
     return Case(
         id=name,
         mode=Mode.LOSSY,
@@ -185,7 +186,7 @@ def make_case(name: str) -> Case:
         guard=(),
         allowed=(),
         settle_s=SETTLE_S,
-        dwell_s=DWELL_S,
+        dwell_s=dwell_s,
         alternable=True,
         fresh_instances=False,
         lease_s=60.0,
@@ -263,11 +264,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Counts the trial's right and wrong verdicts.")
     parser.add_argument("--trials", type=int, default=200, help="trials of a change that does nothing")
     parser.add_argument("--planted", type=int, default=20, help="trials of each planted harm and win")
+    parser.add_argument(
+        "--dwell", type=float, default=0.1, help="seconds a window lasts; policies have 1 or more"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("calibration.jsonl"))
     args = parser.parse_args()
     if os.geteuid() != 0:
         parser.error("toggling a real knob needs root: use sudo")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally`s, as Ctrl-C does
     with ExitStack() as stack:
         stack.enter_context(kept(DIRTY_EXPIRE))
         reports, dials, pids = stack.enter_context(running_load(args.seed))
@@ -283,7 +288,7 @@ def main() -> int:
             start = time.monotonic()
             verdicts = []
             for number in range(group.trials):
-                verdict = run_case(door, reports, make_case(f"{group.name}-{number}"), group.hold)
+                verdict = run_case(door, reports, make_case(f"{group.name}-{number}", args.dwell), group.hold)
                 verdicts.append(verdict)
                 out.write(json.dumps({"group": group.name, **msgspec.to_builtins(verdict)}) + "\n")
                 out.flush()

@@ -170,6 +170,13 @@ def test_end_of_file_ends_it(actor: Peer) -> None:
     assert actor.end() == (0, "")
 
 
+def test_ctrl_c_is_left_to_the_daemon(actor: Peer) -> None:
+    actor.next()
+    os.kill(actor.process.pid, signal.SIGINT)
+    actor.send(case())
+    assert actor.measure().case == "t1"
+
+
 def test_killed_it_is_an_end_of_file_to_the_daemon(actor: Peer) -> None:
     actor.next()
     os.kill(actor.process.pid, signal.SIGKILL)

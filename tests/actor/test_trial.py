@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tests.actor.cases import CASE, KNOB, Window, allowed, answer, case, drive, guard, is_new
-from tuned_spec.actor import trial
+from tuned_spec.actor import stats, trial
 from tuned_spec.model import (
     Arm,
     Case,
@@ -189,6 +189,13 @@ def test_which_metrics_have_a_tail(metric: str, guarded: int) -> None:
     assert len(trial.Tally(case(expect=Expect(metric, Way.DOWN))).guards) == guarded
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.1])
+def test_a_guard_on_the_expected_metric_itself_does_not_count_twice(margin: float) -> None:
+    verdict, asked = judged(case(guard=(guard(P95, margin=margin),) * 2), steady(p95_ms=(10, 5)))
+    assert verdict.kind is VerdictKind.CONFIRM
+    assert verdict.pairs == len(asked) / 2 >= stats.fewest_pairs(CASE.alpha)
+
+
 # ------------------------------------------------------------------------- silence, time, nonsense
 
 
@@ -198,6 +205,14 @@ def test_silence_is_retried_with_longer_windows_and_then_given_up() -> None:
     assert "app.p95_ms sent nothing usable in 6 windows" in verdict.reason
     assert [m.dwell_s for m in asked] == [1, 1, 2, 2, 4, 4]
     assert verdict.pairs == 0
+
+
+def test_silence_under_the_change_only_is_held_against_it() -> None:
+    """A stalled program sends nothing; leaving those windows out would make the change look good."""
+    fast = steady(p95_ms=(10, 5))
+    verdict, _ = judged(CASE, lambda m: {} if is_new(m) and m.seq in range(3, 20) else fast(m))
+    assert verdict.kind is VerdictKind.REJECT
+    assert "in 3 windows with the change and 0 without" in verdict.reason
 
 
 def test_a_slow_reporter_is_waited_for() -> None:

@@ -59,7 +59,8 @@ def judge(trial, knob, kind, value, **figures):
 def finish():
     assert history.close(10)
 
-note("start", pid=os.getpid(), mode="lossy", policy=["default"], actor="trial", boot_id=boot, version="0")
+note("start", pid=os.getpid(), mode="lossy", policy=["default"], alpha=0.05, actor="trial", boot_id=boot,
+     version="0")
 """
 
 KILL = "\nfinish()\nos.kill(os.getpid(), signal.SIGKILL)\n"

@@ -83,6 +83,8 @@ def test_verdicts_are_counted_and_the_undone_named(place: Place) -> None:
     )
     judged = place.json("status")["judged"]
     assert (judged["judged"], judged["kept"], judged["undone"]) == (2, 2, 1)
+    assert (judged["alpha"], judged["expected_false"]) == (0.05, 0.1)
+    assert "at most 0.1 (bound by design" in " ".join(place.tell("status").stdout.split())
 
 
 @pytest.mark.parametrize("name", [HISTORY, JOURNAL])
@@ -145,7 +147,7 @@ def answer_once(path: Path, reply: bytes) -> threading.Thread:
 
     def serve() -> None:
         with listener, listener.accept()[0] as client:
-            assert json.loads(client.recv(65536)) == {"v": 1, "do": "status"}
+            assert json.loads(client.recv(65536)) == {"v": 1, "do": "status", "knobs": []}
             client.sendall(reply)
 
     thread = threading.Thread(target=serve)

@@ -51,17 +51,9 @@ class Host:
 
     def start(self, *more: str, **env: str) -> None:
         with (self.place / "log").open("ab") as log:
+            program = [sys.executable, "-m", "tuned_spec", "run", "--policy", str(self.policy)]
             self.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tuned_spec",
-                    "run",
-                    "--policy",
-                    str(self.policy),
-                    *self.where(),
-                    *more,
-                ],
+                [*program, *self.where(), *more],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **env},

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import JournalError
-from tuned_spec.ledger.history import APPLICATION_ID, DAY_S, SPARED, History, read
+from tuned_spec.ledger.history import APPLICATION_ID, DAY_S, SPARED, History, read, tally
 from tuned_spec.model import Record
 from tuned_spec.paths import HISTORY
 
@@ -50,12 +50,16 @@ def test_round_trip_and_filters(tmp_path: Path) -> None:
     assert [e.data["n"] for e in read(tmp_path, limit=2)] == [3, 4]
     assert [e.data["n"] for e in read(tmp_path, kinds=("verdict",))] == [2]
     assert [e.data["n"] for e in read(tmp_path, kinds=("verdict", "proposed"), limit=1)] == [4]
+    assert [e.data["n"] for e in read(tmp_path, trial=("t1", "t4"))] == [1, 4]
+    assert [e.data["n"] for e in read(tmp_path, knob="vm.swappiness", limit=1)] == [2]
+    assert tally(tmp_path) == {"proposed": 3, "verdict": 1}
     assert read(tmp_path, since=WALL + 1) == []
     assert read(tmp_path, boot_id="boot-2") == []
 
 
 def test_no_history_is_an_empty_one(tmp_path: Path) -> None:
     assert read(tmp_path / "never") == []
+    assert tally(tmp_path / "never") == {}
 
 
 def test_history_goes_on_after_a_restart(tmp_path: Path) -> None:
@@ -240,3 +244,43 @@ def prune(state: Path, at_most: int, **options: object) -> None:
         time.sleep(0.01)
     assert history.close(30)
     assert len(read(state)) <= at_most
+
+
+FILL = """
+import sys, time
+from pathlib import Path
+from tuned_spec.ledger.history import History, read
+from tuned_spec.model import Record
+state = Path(sys.argv[1])
+history = History(state)
+def note(n):
+    history.record(Record("fault", 0.0, data={"n": n, "pad": "x" * 2000}), 1.7e9, "boot-1")
+n = 0
+while not history.dropped:  # the disk is full by and by
+    note(n)
+    n += 1
+    time.sleep(0.001)
+said = history.fault
+(state / "ballast").unlink()
+kept = len(read(state))
+lost = history.dropped
+while len(read(state)) == kept:  # and goes on when there is room again
+    note(n)
+    n += 1
+    time.sleep(0.01)
+assert history.close(30)
+assert len(read(state)) == n - history.dropped, (len(read(state)), n, history.dropped)
+print(said)
+"""
+
+
+def test_a_full_disk_costs_entries_and_is_survived(tmp_path: Path) -> None:
+    """On a real file system of 1 MiB, in a mount namespace of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts a small tmpfs: needs root")
+    ballast = 'head -c 500000 /dev/zero > "$1/ballast"'
+    mount = f'mount -t tmpfs -o size=1m none "$1" && {ballast} && exec "$2" -c "$3" "$1"'
+    argv = ["unshare", "--mount", "sh", "-c", mount, "sh", str(tmp_path), sys.executable, FILL]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "entries are lost" in done.stdout and "free space" in done.stdout

@@ -71,7 +71,7 @@ APART = (
         ),
         (
             APART,
-            "writes vm.dirty_ratio, and rule one writes vm.dirty_bytes: one write zeroes the other; keep one",
+            "writes vm.dirty_ratio, and rule one vm.dirty_bytes: one write zeroes the other; keep one",
         ),
         # conditions
         (with_rule(when="[psi.cpu.some > 20%]"), "no clearing level; say where it is over"),
@@ -120,10 +120,13 @@ APART = (
             with_rule(guard="[cgroup.a/b.psi.cpu.some may rise 5%]"),
             "the cgroup 'a/b' is not sensed; add `- a/b` to cgroups",
         ),
+        (with_rule(lease="4s"), "rules.one.lease: holds 0 pairs of windows of"),
         (with_rule(lease="0s"), "rules.one.lease: leaves no time to judge"),
         (with_rule(cooldown="-1s"), "-1s is negative"),
         (with_rule(confidence="120%"), "120% is above 100%"),
         (with_rule(colour="red"), "rules.one.colour: unknown key"),
+        (with_rule(id="[a]"), "rules[0].id: is not one value"),
+        (with_rule(id="''"), "rules[0].id: has no value"),
         (with_rule(id="a b"), "rules[0].id: is not a rule's name"),
         (
             with_rule() + with_rule().partition("rules:\n")[2],

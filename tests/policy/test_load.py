@@ -172,3 +172,25 @@ def test_every_problem_of_every_file_at_once(tmp_path: Path) -> None:
         "p.yaml:3: mode: 'fast' is not a mode; choose observe, lossless, lossy",
         "p.yaml:5: limits.vm.swapiness: unknown knob; did you mean vm.swappiness?",
     ]
+
+
+def test_a_broken_rule_still_takes_part_in_the_checks_across_rules(tmp_path: Path) -> None:
+    one = with_rule("vm.dirty_bytes: set 64MB", source="", when="[psi.cpu.sum > 20% clear 10%, x]")
+    two = with_rule("vm.dirty_ratio: set 10", id="two", lease="soon").partition("rules:\n")[2]
+    assert [said.removeprefix("p.yaml:") for said in problems(tmp_path, one + two)] == [
+        "3: rules.one.source: is missing; say where the idea is from",
+        "5: rules.one.when[1]: 'x' is not a condition; write it like `psi.cpu.some > 20% for 3s clear 10%`",
+        "5: rules.one.when[0]: unknown metric 'psi.cpu.sum'; did you mean psi.cpu.some?",
+        "6: rules.one.do.vm.dirty_bytes: 64MB has an unknown unit 'MB'; "
+        "write 64MiB: sizes count in steps of 1024",
+        "8: rules.two.do: writes vm.dirty_ratio, and rule one vm.dirty_bytes: one write zeroes the other; "
+        "keep one of the two",
+        "14: rules.two.lease: 'soon' is not a number with a unit; write it like 64KiB, 200us, 2s, 5% or 2x",
+    ]
+
+
+def test_a_metric_with_a_mistake_is_no_unknown_metric(tmp_path: Path) -> None:
+    text = with_rule(expect="app.x falls") + "metrics: {app.x: {owner: root, stale: 3}}\n"
+    assert problems(tmp_path, text) == [
+        "p.yaml:9: metrics.app.x.stale: 3 is not a time; write it like 200us, 2s or 10m"
+    ]

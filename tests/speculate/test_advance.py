@@ -103,6 +103,13 @@ def test_a_gap_is_not_holding_on_end() -> None:
     assert host.sees(3603, m=30)
 
 
+def test_an_active_rule_does_not_outlive_a_gap() -> None:
+    host = Host(HIGH)
+    assert [host.sees(0, m=30), host.sees(3, m=30)] == [False, True]
+    assert not host.sees(3600, m=30)
+    assert host.sees(3603, m=30)
+
+
 def test_a_fallback_stands_in_for_an_unknown_metric_with_its_own_level_and_for() -> None:
     host = Host(WITH_FALLBACK)
     assert not host.sees(0, f=5)

@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, help="the stream socket to the daemon, inherited")
     parser.add_argument("--seed", type=int, help="makes the arms' order repeatable")
     args = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to answer: it closes the door
     rng = random.Random(args.seed)  # None seeds from the system
     stats.bounds([1.0] * 8, 0.05)  # numpy loads parts of itself on first use: before the drop
     with socket.socket(fileno=args.fd) as door:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -42,11 +43,10 @@ Flow = Generator[Asked, Answer, Verdict]
 
 HARM_ALPHA = 0.2  # evidence of harm: four pairs that all point the wrong way
 FUTILE_ALPHA = 0.1  # evidence that the effect is below min_effect
-TAIL_MARGIN = (
-    1.0  # how much worse the tail may get unasked: it is noisy; a gamed p95 makes it ten times worse
-)
+TAIL_MARGIN = 1.0  # twice as bad: what a tail that nobody named may come to; it is noisy, gaming is tenfold
 GOOD_PAIRS = 8  # windows are shortened, down to the knob's own minimum, until this many pairs fit
 MOST_EMPTY = 6  # windows without a sample before the trial gives up
+MOST_STALLED = 3  # the same, more on the new arm than on the old: dropping those pairs would flatter it
 MOST_FURTHER = 12  # pairs spent on looking for a still better value
 LEASE_SHARE = 0.9  # the rest of the lease is for the verdict's way back
 TURN_S = 0.05  # what a toggle and its messages may take beside settling and dwelling
@@ -123,7 +123,7 @@ class Bench:
     left_s: float
     note: str = ""  # what the lease did to the plan; said with every rejection
     seq: int = 0
-    empty: int = 0
+    empty: Counter[Arm] = field(default_factory=Counter)
 
     def pair_s(self) -> float:
         return 2 * (self.case.settle_s + self.dwell_s + TURN_S)
@@ -141,15 +141,18 @@ class Bench:
                 seen[arm] = yield from self.window(arm, writes if arm is Arm.C else ())
                 if seen[arm].error:
                     return Pair(stop=f"arm {arm} could not be measured: {seen[arm].error[:300]}")
-            silent = sum(not _usable(seen[arm].samples.get(metric, ())) for arm in order)
+            silent = [arm for arm in order if not _usable(seen[arm].samples.get(metric, ()))]
             if not silent:
                 return Pair(seen[old].samples, seen[new].samples)
-            self.empty += silent
-            if self.empty >= MOST_EMPTY:
+            self.empty.update(silent)
+            if self.empty[new] - self.empty[old] >= MOST_STALLED:
+                counts = f"{self.empty[new]} windows with the change and {self.empty[old]} without"
+                return Pair(stop=f"{metric} sent nothing usable in {counts}")
+            if self.empty.total() >= MOST_EMPTY:
                 break
             self.dwell_s *= 2
-        if self.empty:
-            return Pair(stop=f"{metric} sent nothing usable in {self.empty} windows; is its program running?")
+        if silences := self.empty.total():
+            return Pair(stop=f"{metric} sent nothing usable in {silences} windows; is its program running?")
         return Pair(stop="the lease is nearly used up")
 
     def window(self, arm: Arm, writes: Writes) -> Generator[Asked, Answer, Measurement]:
@@ -177,25 +180,30 @@ class Tally:
         expect = case.expect
         self.target = ratio_of(expect.min_effect, expect.way)
         self.aim = Watch(expect.metric, expect.metric, expect.way, 0.0)
-        self.guards = [_guard_watch(g.metric, g.better, g.margin) for g in case.guard]
+        watched = [self.aim, *(_guard_watch(g.metric, g.better, g.margin) for g in case.guard)]
         if _is_latency(expect.metric) and expect.way is Way.DOWN:
-            self.guards.append(_tail_watch(expect.metric, worst=True))
-        self.ratios: dict[str, list[float]] = {}
+            watched.append(_tail_watch(expect.metric, worst=True))
+        # By watch, so that a guard on the expected metric itself cannot count its pairs twice.
+        self.ratios: dict[Watch, list[float]] = {watch: [] for watch in watched}
 
     def add(self, pair: Pair) -> None:
-        if not self.ratios:
-            known = {guard.metric for guard in self.guards}
-            tails = _slower_tails(self.aim.metric, pair.old) if self.aim.way is Way.DOWN else []
-            self.guards += [_tail_watch(name) for name in tails if name not in known]
-        for watch in (self.aim, *self.guards):
+        if self.aim.way is Way.DOWN:
+            named = {watch.metric for watch in self.ratios}
+            for name in _slower_tails(self.aim.metric, pair.old):
+                if name not in named:
+                    self.ratios[_tail_watch(name)] = []
+        for watch, ratios in self.ratios.items():
             ratio = watch.ratio(pair.old.get(watch.metric, ()), pair.new.get(watch.metric, ()))
-            kept = self.ratios.setdefault(watch.name, [])
             if ratio is not None:
-                kept.append(ratio)
+                ratios.append(ratio)
 
     @property
     def seen(self) -> list[float]:
-        return self.ratios.get(self.aim.name, [])
+        return self.ratios[self.aim]
+
+    @property
+    def guards(self) -> list[Watch]:
+        return [watch for watch in self.ratios if watch != self.aim]
 
     def effect(self) -> float:
         return effect_of(median(self.seen), self.aim.way) if self.seen else 0.0
@@ -208,7 +216,7 @@ class Tally:
 
     def guard_state(self, guard: Watch) -> tuple[str, str]:
         """("held" | "worse" | "unclear", figures)."""
-        ratios = self.ratios.get(guard.name, [])
+        ratios = self.ratios[guard]
         allowed = f"may get worse by {_percent(-effect_of(guard.floor, guard.way)).lstrip('+')}"
         if not ratios:
             return "unclear", f"no samples, {allowed}"
@@ -234,7 +242,7 @@ class Tally:
         unclear = [f"{name} {figures}" for name, (state, figures) in states.items() if state == "unclear"]
         if shown and not unclear:
             return Finding(VerdictKind.CONFIRM, f"better: {self.figures()}")
-        silent = [guard.metric for guard in self.guards if not self.ratios.get(guard.name)]
+        silent = [guard.metric for guard in self.guards if not self.ratios[guard]]
         if silent and n >= stats.fewest_pairs(self.case.alpha):
             what = f"guard unclear: no samples of {', '.join(silent)}"
             return Finding(VerdictKind.REJECT, f"{what}; {self.figures()}")
@@ -248,6 +256,7 @@ class Tally:
         return f"{self.case.expect.min_effect:.0%}"
 
     def verdict(self, finding: Finding, writes: Writes = ()) -> Verdict:
+        """The finding with its figures; an overwrite's are B's against A, and C's in `reason`."""
         case, way = self.case, self.aim.way
         kind = finding.kind or VerdictKind.REJECT
         if not self.seen:

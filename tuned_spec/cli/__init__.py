@@ -31,7 +31,8 @@ def arg(*flags: str, **options: Any) -> Argument:
 
 POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
 
-# command -> what it does, its arguments. The module tuned_spec.cli.<command> has its `main(args) -> int`.
+# command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
+MODULES = {"pause": "control", "resume": "control"}
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -58,6 +59,11 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "restore": (
         "put knobs back to their originals, whatever state the daemon is in",
         [arg("knobs", nargs="*", metavar="KNOB", help="only these (default: all)")],
+    ),
+    "pause": ("make no new changes until resumed; open trials run to their end", []),
+    "resume": (
+        "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
+        [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
     ),
     "check": (
         "check policy files; show the merged result and where each value came from",
@@ -96,7 +102,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        code = importlib.import_module(f"tuned_spec.cli.{args.command}").main(args)
+        module = MODULES.get(args.command, args.command)
+        code = importlib.import_module(f"tuned_spec.cli.{module}").main(args)
         sys.stdout.flush()
         return int(code)
     except TunedSpecError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import pwd
+from collections.abc import Iterator
+from pathlib import Path
 
 from tuned_spec import paths
 from tuned_spec.cli import show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import PolicyError
-from tuned_spec.model import Policy
+from tuned_spec.knobs.files import Availability
+from tuned_spec.model import Condition, Policy
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.sense import metrics
 from tuned_spec.sense.sensor import Sense
@@ -29,14 +32,9 @@ def main(args: argparse.Namespace) -> int:
             print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
         return error.exit_code
     policy = loaded.policy
-    sleeping = inert(policy.rules, absent_metrics(policy, args))
-    missing = [
-        (name, here.why)
-        for name in sorted(
-            {a.knob for r in policy.rules for a in r.do} | {limit.knob for limit in policy.limits}
-        )
-        if not (here := host.live(host.knobs[name])).availability.writable
-    ]
+    sleeping = asleep(policy, host, args.root)
+    limited = sorted({limit.knob for limit in policy.limits} | {a.knob for r in policy.rules for a in r.do})
+    missing = [(name, there.why) for name in limited if not (there := _there(host, name)).writable]
     if args.json:
         show.json_out(
             {
@@ -78,21 +76,31 @@ def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loade
     )
 
 
-def absent_metrics(policy: Policy, args: argparse.Namespace) -> dict[str, str]:
-    """Metrics that the rules name and this host does not have -> why."""
-    wanted = set()
-    for rule in policy.rules:
-        wanted |= {rule.expect.metric} | {guard.metric for guard in rule.guard}
-        for condition in rule.when:
-            link = condition
-            while link:
-                wanted.add(link.metric)
-                link = link.fallback  # type: ignore[assignment]
-    sense = Sense(args.root, policy.cgroups, frozenset(wanted))
+def asleep(policy: Policy, host: Host, root: Path) -> list[tuple[str, str]]:
+    """Rules that can do nothing on this host, because it lacks a metric or a knob: (rule, reason)."""
+    knobs = {action.knob for rule in policy.rules for action in rule.do}
+    sense = Sense(root, policy.cgroups, frozenset(_metrics(policy)))
     try:
-        return dict(sense.absent())
+        absent = sense.absent()
     finally:
         sense.close()
+    unwritable = {name: there.why for name in knobs if not (there := _there(host, name)).writable}
+    return inert(policy.rules, {**absent, **unwritable})
+
+
+def _there(host: Host, name: str) -> Availability:
+    return host.live(host.knobs[name]).availability
+
+
+def _metrics(policy: Policy) -> Iterator[str]:
+    for rule in policy.rules:
+        yield rule.expect.metric
+        yield from (guard.metric for guard in rule.guard)
+        for condition in rule.when:
+            link: Condition | None = condition
+            while link:
+                yield link.metric
+                link = link.fallback
 
 
 def merged(loaded: Loaded) -> list[tuple[str, str, str]]:

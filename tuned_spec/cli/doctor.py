@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +14,15 @@ from pathlib import Path
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host
+from tuned_spec.cli.check import asleep, load_policy
 from tuned_spec.cli.sysctl_d import Owners
-from tuned_spec.errors import JournalError
+from tuned_spec.errors import JournalError, PolicyError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import read
 from tuned_spec.model import Frozen
+from tuned_spec.sense.host import facts, running
+from tuned_spec.sense.metrics import METRICS
+from tuned_spec.sense.sensor import Sense
 
 PROBLEM_FOUND = 1
 CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 21, 24
@@ -90,7 +93,9 @@ def _capabilities() -> int:
 
 
 def _kernel(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    yield Finding("kernel", "ok", f"Linux {platform.release()}, {os.cpu_count()} CPUs")
+    about = facts()
+    size = f"{about.cpus} CPUs, {about.memory_bytes / (1 << 30):.1f} GiB, {about.swap_bytes >> 20} MiB swap"
+    yield Finding("host", "ok", f"Linux {about.kernel}, {size}")
     for which in ("cpu", "memory", "io"):
         path = args.root / "proc/pressure" / which
         try:
@@ -147,26 +152,66 @@ def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding(f"knobs {kind}", "note", ", ".join(names), do)
 
 
-def _tuners(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    import psutil
+def _metrics(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
+    sense = Sense(args.root)
+    try:
+        absent = sense.absent()
+    finally:
+        sense.close()
+    here = sorted(name for name in METRICS if name not in absent)
+    families: dict[str, list[str]] = {}
+    for name in here:
+        families.setdefault(name.partition(".")[0], []).append(name.partition(".")[2])
+    for family, names in families.items():
+        yield Finding(f"metrics {family}", "ok", " ".join(names))
+    by_reason: dict[str, list[str]] = {}
+    for name, why in absent.items():
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        yield Finding("metrics absent", "note", f"{' '.join(names)}: {why}", "give rules on them a fallback")
 
-    running: dict[str, int] = {}
-    for process in psutil.process_iter(["name", "cmdline"]):
-        name = process.info["name"] or ""
-        words = {name, *(Path(word).name for word in (process.info["cmdline"] or [])[:2])}
-        for tuner, (command, _unit) in TUNERS.items():
-            if command in words:
-                running[tuner] = process.pid
+
+def _rules(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
+    try:
+        names = list(live.last(args.state_dir).policy)
+    except JournalError:
+        names = []
+    try:
+        policy = load_policy(names or ["default"], host, args).policy
+    except PolicyError as error:
+        if names:  # it was run from a file of its own, or has gone since: `check FILE` is the way
+            return
+        do = "tuned-spec check shows all; correct them"
+        yield Finding("policy", "problem", f"{len(error.problems)} problems: {error.problems[0]}", do)
+        return
+    sleeping = asleep(policy, host, args.root)
+    for rule, why in sleeping:
+        yield Finding(
+            "inert rule",
+            "note",
+            f"{rule}: {why}",
+            "nothing breaks; name a fallback or another knob in a drop-in, or disable it",
+        )
+    if not sleeping:
+        what = f"{' + '.join(policy.names)}: none of {len(policy.rules)} rules is inert here"
+        yield Finding("policy", "ok", what)
+
+
+def _tuners(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
+    found = running({command for command, _unit in TUNERS.values()})
     enabled = _enabled_units()
-    for tuner, (_command, unit) in TUNERS.items():
+    quiet = True
+    for tuner, (command, unit) in TUNERS.items():
         do = f"let one of the two tune: systemctl disable --now {unit}, or leave its knobs out of your policy"
-        if tuner in running:
-            yield Finding("other tuner", "problem", f"{tuner} is running (process {running[tuner]})", do)
+        pids = [str(pid) for pid, name in found.items() if name == command]
+        if pids:
+            yield Finding("other tuner", "problem", f"{tuner} is running (process {', '.join(pids)})", do)
         elif unit in enabled:
             yield Finding(
                 "other tuner", "note", f"{tuner} is not running, but its unit {unit} is enabled", do
             )
-    if not running and not enabled:
+        quiet = quiet and not pids and unit not in enabled
+    if quiet:
         yield Finding("other tuners", "ok", f"none of {', '.join(TUNERS)}")
 
 
@@ -249,6 +294,8 @@ CHECKS: tuple[Callable[[Host, argparse.Namespace], Iterator[Finding]], ...] = (
     _privileges,
     _kernel,
     _knobs,
+    _metrics,
+    _rules,
     _tuners,
     _sysctl_files,
     _directories,

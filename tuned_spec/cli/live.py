@@ -32,21 +32,22 @@ class Daemon(Frozen, frozen=True):
 
 def daemon(runtime_dir: Path) -> Daemon:
     pid = lock_holder(runtime_dir)
-    status = ask(runtime_dir, "status")
-    if status is not None:
+    reply = ask(runtime_dir, "status")
+    status = reply.get("status") if reply else None
+    if isinstance(status, dict):
         return Daemon("running", pid, status)
     return Daemon("hung", pid) if pid else Daemon("stopped")
 
 
-def ask(runtime_dir: Path, do: str) -> dict[str, object] | None:
-    """The daemon's answer to a request without arguments; None if it gave none within a second."""
+def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, object] | None:
+    """The daemon's answer to a request; None if it gave none within a second."""
     deadline = time.monotonic() + ANSWER_S
     answer = b""
     try:
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(ANSWER_S)
             door.connect(str(runtime_dir / paths.CONTROL))
-            door.sendall(json.dumps({"v": 1, "do": do}).encode() + b"\n")
+            door.sendall(json.dumps({"v": 1, "do": do, "knobs": list(knobs)}).encode() + b"\n")
             while not answer.endswith(b"\n"):
                 door.settimeout(max(0.01, deadline - time.monotonic()))
                 part = door.recv(65536)
@@ -54,8 +55,8 @@ def ask(runtime_dir: Path, do: str) -> dict[str, object] | None:
                     return None
                 answer += part
         reply = json.loads(answer)
-        return dict(reply[do]) if reply["ok"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return reply if isinstance(reply, dict) and reply.get("v") == 1 else None
+    except (OSError, ValueError):
         return None
 
 
@@ -135,6 +136,7 @@ class Last(Frozen, frozen=True):
     mode: str = ""
     policy: Sequence[str] = ()
     pid: int = 0
+    alpha: float | None = None
 
 
 def last(state_dir: Path, *, running: bool = False) -> Last:
@@ -155,12 +157,14 @@ def last(state_dir: Path, *, running: bool = False) -> Last:
         ended = "a kill or a crash, no stop is on record"
     policy = start.data.get("policy", ())
     pid = start.data.get("pid", 0)
+    alpha = start.data.get("alpha")
     return Last(
         seen=newest[0].wall,
         ended=ended,
         mode=str(start.data.get("mode", "")),
         policy=[str(p) for p in policy] if isinstance(policy, list) else [],
         pid=pid if isinstance(pid, int) else 0,
+        alpha=alpha if isinstance(alpha, float) else None,
     )
 
 

@@ -56,11 +56,9 @@ def _fold(cell: str, room: int) -> list[str]:
     return textwrap.wrap(cell, room, break_on_hyphens=False)
 
 
-def wrapped(text: str, indent: int = 0, first: str = "") -> str:
-    pad = " " * indent
-    return textwrap.fill(
-        text, width(), initial_indent=first or pad, subsequent_indent=pad, break_long_words=False
-    )
+def wrapped(text: str, indent: int = 0) -> str:
+    """Filled to the terminal, all lines but the first indented."""
+    return textwrap.fill(text, width(), subsequent_indent=" " * indent, break_long_words=False)
 
 
 def json_out(document: object) -> None:

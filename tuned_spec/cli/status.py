@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec.cli import live, show
-from tuned_spec.ledger.history import Entry
+from tuned_spec.errors import JournalError
+from tuned_spec.ledger.history import read, tally
 from tuned_spec.model import Frozen
 
 NOT_RUNNING = 6  # and nothing left to put back
-JUDGED = ("verdict", "applied", "confirmed", "overwritten")
+RECENT = 200  # entries of a kind that are looked at one by one
 LEFT = 1  # something is changed and nobody minds it, or the daemon hangs
 
 Json = dict[str, object]
@@ -23,66 +24,73 @@ Json = dict[str, object]
 
 def main(args: argparse.Namespace) -> int:
     daemon = live.daemon(args.runtime_dir)
-    entries, trouble = live.history(args.state_dir, kinds=JUDGED, limit=2000)
-    last = live.Last() if trouble else live.last(args.state_dir, running=daemon.state != "stopped")
+    judged, last, refusals, trouble = Judged(), live.Last(), Counter[str](), ""
+    try:
+        last = live.last(args.state_dir, running=daemon.state != "stopped")
+        alpha = daemon.status.get("alpha", last.alpha)
+        judged = judge(args.state_dir, alpha if isinstance(alpha, float) else None)
+        if daemon.state != "running":
+            refused = read(args.state_dir, kinds=("refused",), limit=RECENT)
+            refusals = Counter(str(e.data.get("code")) for e in refused)
+    except JournalError as error:
+        trouble = str(error)  # a bad history must not hide what the daemon and the kernel say
     document: Json = {"v": 1, "command": "status", "state": daemon.state, "pid": daemon.pid}
-    document |= {"last": last, "history_error": trouble}
-    code = 0
+    document |= {"last": last, "judged": judged, "history_error": trouble}
     if daemon.state == "running":
-        document |= {"status": daemon.status}
-        alpha = daemon.status.get("alpha")
-    else:
-        journal = live.journal(args.runtime_dir)
-        refusals, _ = live.history(args.state_dir, kinds=("refused",))
-        document |= {"journal": journal, "refusals": Counter(str(e.data.get("code")) for e in refusals)}
-        left = bool(journal.changed or journal.damage)
-        document |= {
-            "restore": live.restore_command(args.runtime_dir) if left or daemon.state == "hung" else ""
-        }
-        code = LEFT if left or daemon.state == "hung" else NOT_RUNNING
-        alpha = None
-    judged = judge(entries, alpha if isinstance(alpha, float) else None)
-    document |= {"judged": judged}
+        if args.json:
+            show.json_out(document | {"status": daemon.status})
+        else:
+            print_running(daemon.status, judged, trouble)
+        return 0
+    journal = live.journal(args.runtime_dir)
+    left = bool(journal.changed or journal.damage) or daemon.state == "hung"
+    command = live.restore_command(args.runtime_dir) if left else ""
     if args.json:
-        show.json_out(document)
-    elif daemon.state == "running":
-        print_running(daemon.status, judged, trouble)
+        show.json_out(document | {"journal": journal, "refusals": refusals, "restore": command})
     else:
-        print_dead(daemon, last, journal, document, judged, trouble, args.state_dir)
-    return code
+        print_dead(daemon, last, journal, command, args.state_dir)
+        print_counts("refusals on record", refusals)
+        print_judged(judged, trouble)
+    return LEFT if left else NOT_RUNNING
 
 
 class Judged(Frozen, frozen=True):
     """What the history says of the verdicts so far, and what may be said of wrong confirmations.
 
     `expected_false` is an upper bound, not a measurement: at most alpha of all judged guesses, had every
-    one of them been without effect. `undone` were confirmed, and a later verdict kept the value of before.
+    one of them been without effect. `undone`: of the last RECENT kept, those of which a later verdict kept
+    the value of before.
     """
 
-    judged: int
-    kept: int
-    undone: int
-    alpha: float | None
-    expected_false: float | None
+    judged: int = 0
+    kept: int = 0
+    undone: int = 0
+    alpha: float | None = None
+    expected_false: float | None = None
 
 
-def judge(entries: list[Entry], alpha: float | None) -> Judged:
+def judge(state_dir: Path, alpha: float | None) -> Judged:
+    """Raises JournalError where the history cannot be read."""
+    counts = tally(state_dir)
+    judged, kept = counts.get("verdict", 0), counts.get("confirmed", 0) + counts.get("overwritten", 0)
+    bound = None if alpha is None else min(float(kept), alpha * judged)
+    return Judged(judged, kept, len(undone(state_dir)) if kept else 0, alpha, bound)
+
+
+def undone(state_dir: Path) -> set[str]:
+    """Trials whose confirmed value a later confirmation set back to what it had been before."""
+    kept = read(state_dir, kinds=("confirmed", "overwritten"), limit=RECENT)
     before: dict[str, Mapping[str, object]] = {}
-    kept: list[Entry] = []
-    undone = set()
-    for entry in entries:
-        if entry.kind == "applied":
-            before.setdefault(entry.trial, _by_knob(entry.data.get("before")))
-        elif entry.kind in ("confirmed", "overwritten"):
-            now = _by_knob(entry.data.get("writes"))
-            for old in kept:
-                was = before.get(old.trial, {})
-                if any(knob in was and was[knob] == value for knob, value in now.items()):
-                    undone.add(old.trial)
-            kept.append(entry)
-    count = sum(e.kind == "verdict" for e in entries)
-    bound = None if alpha is None else min(float(len(kept)), alpha * count)
-    return Judged(count, len(kept), len(undone), alpha, bound)
+    for entry in read(state_dir, trial=[e.trial for e in kept], kinds=("applied",)):
+        before.setdefault(entry.trial, _by_knob(entry.data.get("before")))
+    found = set()
+    for number, later in enumerate(kept):
+        now = _by_knob(later.data.get("writes"))
+        for earlier in kept[:number]:
+            was = before.get(earlier.trial, {})
+            if any(knob in was and was[knob] == value for knob, value in now.items()):
+                found.add(earlier.trial)
+    return found
 
 
 def _by_knob(writes: object) -> dict[str, object]:
@@ -203,13 +211,7 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
 
 
 def print_dead(
-    daemon: live.Daemon,
-    last: live.Last,
-    journal: live.Journal,
-    document: Json,
-    judged: Judged,
-    trouble: str,
-    state_dir: Path,
+    daemon: live.Daemon, last: live.Last, journal: live.Journal, command: str, state_dir: Path
 ) -> None:
     now = time.time()
     if daemon.state == "hung":
@@ -220,8 +222,7 @@ def print_dead(
         print(show.wrapped(f"tuned-spec not running ({seen}, ended by {last.ended})", 2))
         print(f"  it was   {last.mode}, policy {' + '.join(last.policy)}, process {last.pid}")
     else:
-        nothing = "no run is on record" if not trouble else "the history cannot be read"
-        print(show.wrapped(f"tuned-spec not running ({nothing} in {state_dir})", 2))
+        print(show.wrapped(f"tuned-spec not running (no run is on record in {state_dir})", 2))
     head = ("KNOB", "ORIGINAL", "NOW", "STATE", "TRIAL", "RULE")
     rows = [
         (c["knob"], c["original"], c["found"] or c["why"], c["status"], c["trial"], c["rule"])
@@ -235,13 +236,10 @@ def print_dead(
     )
     for line in journal.damage:
         print(show.wrapped(f"  journal  {line}", 11))
-    if document["restore"]:
-        print(f"\nto put it back:  {show.heading(str(document['restore']))}")
-    elif not journal.changed:
+    if command:
+        print(f"\nto put it back:  {show.heading(command)}")
+    else:
         print("  nothing of tuned-spec is left changed on this host")
-    refusals = document["refusals"]
-    print_counts("refusals on record", refusals if isinstance(refusals, dict) else {})
-    print_judged(judged, trouble)
 
 
 def section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -251,8 +249,8 @@ def section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
 
 
 def print_counts(title: str, counts: Mapping[str, int]) -> None:
-    if counts:
-        most = sorted(counts.items(), key=lambda item: -item[1])
+    most = [item for item in sorted(counts.items(), key=lambda item: -item[1]) if item[1]]
+    if most:
         print("\n" + show.wrapped(f"{title}: " + ", ".join(f"{name} {n}" for name, n in most), 2))
 
 

@@ -13,7 +13,9 @@ from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import Entry
-from tuned_spec.model import Frozen, Knob, Value
+from tuned_spec.model import RECORD_KINDS, Frozen, Knob, Value
+
+TOLD = tuple(kind for kind in RECORD_KINDS if kind != "refused")  # a rule held back can fill pages of these
 
 
 class Chain(Frozen, frozen=True):
@@ -58,14 +60,15 @@ def main(args: argparse.Namespace) -> int:
 
 def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
     here = host.live(knob)
-    entries, trouble = live.history(args.state_dir, knob=knob.id, limit=1000)
+    entries, trouble = live.history(args.state_dir, knob=knob.id, kinds=TOLD, limit=200)
+    refusals, _ = live.history(args.state_dir, knob=knob.id, kinds=("refused",), limit=1)
     trial = next(
         (e.trial for e in reversed(entries) if e.trial and e.kind in ("proposed", "would", "applied")), ""
     )
     of_trial = [e for e in entries if e.trial == trial] if trial else []
     start = of_trial[0].id if of_trial else 0
     since = [e for e in entries if e.id >= start]
-    refused = _last(since, "refused")
+    refused = next((e for e in refusals if e.id >= start), None)
     adapter = host.adapters[knob.adapter]
     rows, damage = live.undo_rows(args.runtime_dir)
     boot = repair.boot_id()
@@ -137,7 +140,11 @@ def _rule(
     found: dict[str, object] = {"id": rule}
     proposed = next((e for e in entries if e.kind in ("proposed", "would")), None)
     if proposed:
-        found |= {name: proposed.data[name] for name in ("reason", "seen", "expect") if name in proposed.data}
+        found |= {
+            name: proposed.data[name]
+            for name in ("reason", "source", "origin", "seen", "expect")
+            if name in proposed.data
+        }
     last = live.last(args.state_dir, running=True)
     try:
         from tuned_spec.cli.check import load_policy
@@ -259,7 +266,7 @@ def _verdict(chain: Chain, now: float) -> str:
     if end:
         done = outcomes(end.data) if end.kind == "reverted" else show.writes(end.data.get("writes"))
         why = f" ({end.data.get('why')})" if end.kind == "reverted" else ""
-        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}: {done}")
+        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}" + (f": {done}" if done else ""))
     elif chain.trial and not chain.open and not chain.last("would"):
         words.append("none on record: the daemon ended first")
     return "; ".join(words)

@@ -128,7 +128,9 @@ class Daemon:
         self.journal = Journal(options.runtime_dir, self.boot_id)
         self.ledger = Ledger(catalogue, access, self.journal, clock)
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
-        self.inert = inert(policy.rules, self.sense.absent())
+        knobs = [catalogue[action.knob] for rule in policy.rules for action in rule.do]
+        absent = {k.id: a.why for k in knobs if not (a := access[k.adapter].probe(k)).writable}
+        self.inert = inert(policy.rules, self.sense.absent() | absent)
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
         )
@@ -137,7 +139,6 @@ class Daemon:
         self.triggers, reasons = open_triggers(options.root, policy.cgroups)
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
-        knobs = [catalogue[action.knob] for rule in policy.rules for action in rule.do]
         self.knob_at = {access[knob.adapter].path(knob): knob.id for knob in knobs}
         self.watch = Watch(path for path in self.knob_at if path.exists())
         self.writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen

@@ -295,7 +295,7 @@ def read(
     state_dir: Path,
     *,
     knob: str | None = None,
-    trial: str | None = None,
+    trial: str | Collection[str] | None = None,
     limit: int | None = None,
     kinds: Collection[str] | None = None,
     since: float | None = None,
@@ -306,37 +306,58 @@ def read(
     `since` is a wall time (seconds since the epoch). Works beside a writing daemon, after it died and
     in a directory that cannot be written. Raises JournalError naming a file that cannot be read.
     """
-    path = state_dir / HISTORY
-    where, values = ["1"], list[object]()
-    if knob is not None:
-        where.append("id IN (SELECT entry FROM about WHERE knob = ?)")
-        values.append(knob)
-    for column, wanted in (("trial = ?", trial), ("wall >= ?", since), ("boot_id = ?", boot_id)):
-        if wanted is not None:
-            where.append(column)
-            values.append(wanted)
-    if kinds is not None:
-        where.append(f"kind IN ({', '.join('?' * len(kinds))})")
-        values += kinds
-    query = (
-        "SELECT id, wall, boot_id, t, kind, trial, rule, knobs, data FROM entry "
-        f"WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"
+    # By knob: `about` is kept in the order of its key, so the newest come first without sorting.
+    source, order = (
+        ("entry", "id") if knob is None else ("about JOIN entry ON id = about.entry", "about.entry")
     )
+    where, values = ["1"], list[object]()
+    for column, wanted in (("about.knob", knob), ("boot_id", boot_id)):
+        if wanted is not None:
+            where.append(f"{column} = ?")
+            values.append(wanted)
+    if since is not None:
+        where.append("wall >= ?")
+        values.append(since)
+    trials = (trial,) if isinstance(trial, str) else trial
+    for column, among in (("trial", trials), ("kind", kinds)):
+        if among is not None:
+            where.append(f"{column} IN ({', '.join('?' * len(among))})")
+            values += among
+    query = (
+        f"SELECT id, wall, boot_id, t, kind, trial, rule, knobs, data FROM {source} "
+        f"WHERE {' AND '.join(where)} ORDER BY {order} DESC LIMIT ?"
+    )
+    with _reading(state_dir) as db:
+        rows = db.execute(query, (*values, -1 if limit is None else limit)).fetchall() if db else []
+        return [_entry(row) for row in reversed(rows)]
+
+
+def tally(state_dir: Path) -> dict[str, int]:
+    """How many entries of each kind there are. Raises JournalError as `read`."""
+    with _reading(state_dir) as db:
+        return dict(db.execute("SELECT kind, count(*) FROM entry GROUP BY kind")) if db else {}
+
+
+@contextmanager
+def _reading(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
+    """One snapshot of the history, None where there is none yet."""
+    path = state_dir / HISTORY
     try:
         if not path.exists():
-            return []
+            yield None
+            return
         with _open_to_read(path) as db:
-            db.execute("BEGIN")  # one snapshot for all that follows
+            db.execute("BEGIN")
             if _is_blank(db):  # the daemon is just making it
-                return []
+                yield None
+                return
             _demand_ours(db)
-            rows = db.execute(query, (*values, -1 if limit is None else limit)).fetchall()
-            return [_entry(row) for row in reversed(rows)]
+            yield db
     except (sqlite3.Error, OSError, _Unusable, msgspec.DecodeError) as error:
         if _is_damage(error) or isinstance(error, msgspec.DecodeError):
             cure = f"the daemon moves it aside at its next start, or do it now: mv {path} {path}.bad"
         else:
-            cure = f"check that {path} and its directory can be read by this user"
+            cure = f"check that {path} and its directory can be read by this user, or use sudo"
         raise JournalError(f"{path}: cannot read the history: {error}; {cure}") from error
 
 

@@ -25,6 +25,8 @@ from tuned_spec.ledger import repair
 from tuned_spec.ledger.repair import Row
 from tuned_spec.model import Receipt, RowStatus
 
+INDEX_LIMIT = 65536  # bytes; beyond, the index is written anew with one line a knob
+
 
 def take_lock(directory: Path) -> int:
     """Hold the runtime directory for the life of the process; the descriptor is the hold.
@@ -52,7 +54,7 @@ class Journal:
         self.path = directory / paths.JOURNAL
         self.rows: dict[str, Row] = {}
         self._late: set[str] = set()  # knobs whose rows the disk has missed
-        self._index_late = False
+        self._index_late: set[str] = set()  # knobs whose change of state the index has missed
         try:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             loaded = repair.load(os.fspath(directory))
@@ -73,6 +75,8 @@ class Journal:
             self._db.execute("PRAGMA wal_autocheckpoint = 100")
             self._db.execute(repair.SCHEMA)
             self._file = self._inode()
+            if self.rows:
+                repair.save_index(os.fspath(directory), self.rows.values())
             old = [r for r in loaded.rows if r.boot_id != boot_id and r.status in repair.ACTIVE]
             if old:
                 self.mark(row._replace(status=RowStatus.VOID.value) for row in old)
@@ -134,7 +138,7 @@ class Journal:
         for row in rows:
             old = self.rows.get(row.knob)
             if old is None or (old.status, old.original) != (row.status, row.original):
-                self._index_late = True
+                self._index_late.add(row.knob)
                 row = row._replace(seq=self._seq + 1)
             else:
                 row = row._replace(seq=old.seq)
@@ -145,8 +149,11 @@ class Journal:
         repair.save(self._db, [self.rows[knob] for knob in self._late])
         self._late.clear()
         if self._index_late:
-            repair.save_index(os.fspath(self.directory), self.rows.values())
-            self._index_late = False
+            directory = os.fspath(self.directory)
+            size = repair.append_index(directory, [self.rows[knob] for knob in self._index_late])
+            self._index_late.clear()
+            if size > INDEX_LIMIT:
+                repair.save_index(directory, self.rows.values())
 
     def _inode(self) -> tuple[int, int]:
         stat = self.path.stat()

@@ -12,6 +12,7 @@ is then put back with the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
@@ -128,8 +129,7 @@ class Ledger:
         """
         start = self._clock()
         writes = self._written(writes)
-        rows = self._before(trial, rule, writes)
-        texts = {row.knob: repair.read(row) for row in rows}
+        rows, texts = self._before(trial, rule, writes)
         asked = [(w.knob, self._text(w.knob, w.value)) for w in writes]
         pending = self._pending(writes)
         intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
@@ -145,7 +145,10 @@ class Ledger:
             self._checkpoint("apply:after_read_back")
             self._journal.settle(settled)
         except (KnobError, JournalError, OSError) as e:
-            self._undo(intent, texts, was)
+            if failed := self._undo(intent, texts, was):
+                knob, why = next(iter(failed.items()))
+                hint = "the next restore tries again"
+                raise KnobRefused(knob, "restore", f"{why} (taking it back after: {e})", hint=hint) from e
             if isinstance(e, OSError):
                 raise KnobRefused(
                     writes[0].knob, "read", str(e), e.errno or 0, "the change was taken back"
@@ -185,8 +188,16 @@ class Ledger:
 
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
-        ours = [row for row in self.rows() if row.status in (RowStatus.OPEN, RowStatus.HELD)]
-        return self._disown(ours)
+        theirs: list[tuple[Row, str]] = []
+        for row in self.rows():
+            if row.status in (RowStatus.OPEN, RowStatus.HELD):
+                try:
+                    found = repair.read(row)
+                except OSError:
+                    continue  # gone or refused: a restore says so
+                if repair.compare(row, found) == "foreign":
+                    theirs.append((row, found))
+        return self._disown(theirs)
 
     def release(self, knob: str) -> None:
         """Take a foreign knob (and those coupled with it) up again: its value now is the next original."""
@@ -210,11 +221,18 @@ class Ledger:
 
     def _text(self, knob: str, value: Value) -> str:
         entry = self._knob(knob)
-        return repair.shown(entry.type, self._adapters[entry.adapter].format(entry, value))
+        try:
+            return repair.shown(entry.type, self._adapters[entry.adapter].format(entry, value))
+        except ValueError as e:
+            raise KnobRefused(knob, "write", str(e), errno.EINVAL, "see the entry's type and fields") from e
 
     def _parsed(self, text: str, knob: str) -> Value:
+        """The value, or the text itself where it makes none (a foreign write can be anything)."""
         entry = self._knob(knob)
-        return self._adapters[entry.adapter].parse(entry, text)
+        try:
+            return self._adapters[entry.adapter].parse(entry, text)
+        except ValueError:
+            return text
 
     def _managed(self, knob: str) -> Row | None:
         row = self._journal.rows.get(knob)
@@ -253,19 +271,21 @@ class Ledger:
                 real[write.knob] = write.value
         return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._places[kv[0]][1]))
 
-    def _before(self, trial: str, rule: str, writes: Writes) -> list[Row]:
-        """The rows of the knobs and all their partners, new ones with their originals; or KnobRefused."""
+    def _before(self, trial: str, rule: str, writes: Writes) -> tuple[list[Row], dict[str, str]]:
+        """The rows of the knobs and all their partners, and what each shows now; or KnobRefused."""
         wanted: dict[str, None] = {}
         for write in writes:
             wanted[write.knob] = None
             wanted.update(
                 (p, None) for p, k in self._couplings.get(write.knob, {}).items() if k is not _ORDERED
             )
-        rows, old = [], []
+        rows: list[Row] = []
+        texts: dict[str, str] = {}
         for knob in wanted:
             row = self._managed(knob)
             if row is None:
                 row = self._first(knob, trial, rule)
+                texts[knob] = row.original
             elif row.status == RowStatus.OPEN and row.trial != trial:
                 raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
             elif row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
@@ -273,16 +293,27 @@ class Ledger:
                     knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
                 )
             else:
-                old.append(row)
+                texts[knob] = self._ours(row)
             rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
-        for theirs in self._disown(old):
+        return rows, texts
+
+    def _ours(self, row: Row) -> str:
+        """What a managed knob shows now; KnobRefused if that is somebody else's."""
+        try:
+            found = repair.read(row)
+        except OSError as e:
+            raise KnobAbsent(
+                row.knob, "read", f"{row.path}: {e.strerror}", e.errno or 0, "it is left alone"
+            ) from e
+        if repair.compare(row, found) == "foreign":
+            self._disown([(row, found)])
             raise KnobRefused(
-                theirs.knob,
+                row.knob,
                 "write",
-                f"somebody else set it to {theirs.found} (ours was {theirs.ours})",
-                hint=f"it is theirs until `tuned-spec resume {theirs.knob}`",
+                f"somebody else set it to {found} (ours was {row.ours})",
+                hint=f"it is theirs until `tuned-spec resume {row.knob}`",
             )
-        return rows
+        return found
 
     def _first(self, knob: str, trial: str, rule: str) -> Row:
         """A new row, with the value now as the original."""
@@ -372,8 +403,10 @@ class Ledger:
                 raise refused[0][1]
             left = [receipt for receipt, _ in refused]
 
-    def _undo(self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]) -> None:
-        """Back to before the call; a knob that was not managed then is not managed now."""
+    def _undo(
+        self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]
+    ) -> dict[str, str]:
+        """Back to before the call; a knob that was not managed then is not managed now. knob -> why not."""
         back = sorted(
             (row._replace(original=texts[row.knob]) for row in intent),
             key=lambda r: (r.rank, r.original == "0"),
@@ -387,6 +420,7 @@ class Ledger:
             for row in intent
             if row.knob not in failed
         )
+        return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
         values = {knob: self._parsed(text, knob) for knob, text in texts.items()}
@@ -396,23 +430,12 @@ class Ledger:
             if not (value == 0 and CouplingKind.ZEROES in self._couplings.get(knob, {}).values())
         )
 
-    def _disown(self, rows: Collection[Row]) -> tuple[ForeignWrite, ...]:
-        """Mark the foreign ones among `rows`, with those coupled with them."""
-        theirs: list[tuple[Row, str]] = []
-        for row in rows:
-            try:
-                found = repair.read(row)
-            except OSError:
-                continue  # a restore says so
-            if repair.compare(row, found) == "foreign":
-                theirs.append((row, found))
-        if theirs:
-            groups = {row.group for row, _ in theirs}
-            self._journal.mark(
-                row._replace(status=RowStatus.FOREIGN.value)
-                for row in self.rows()
-                if row.group in groups and row.status in repair.ACTIVE
-            )
+    def _disown(self, theirs: Collection[tuple[Row, str]]) -> tuple[ForeignWrite, ...]:
+        """Mark these, and those coupled with them, as somebody else's."""
+        groups = {row.group for row, _ in theirs}
+        gone = [row for row in self.rows() if row.group in groups and row.status in repair.ACTIVE]
+        if gone:
+            self._journal.mark(row._replace(status=RowStatus.FOREIGN.value) for row in gone)
         return tuple(
             ForeignWrite(row.knob, self._parsed(row.ours, row.knob), self._parsed(found, row.knob))
             for row, found in theirs

@@ -23,10 +23,10 @@ Originals are written in rank order (a scheduler before the nr_requests that it 
 vm.dirty_bytes is EINVAL: writing vm.dirty_ratio zeroes it), refused ones again after the others, and each
 is read back. Comparing and writing are two steps: a foreign write in the few microseconds between is lost.
 
-Two records must agree. undo.db has the rows, each with a checksum; undo.index has one checksummed line a
-knob with the sequence number of its last change of state, written after the database and before the
-kernel. A row that is damaged, missing, or older than its line (a truncated write-ahead log falls back to
-an older state without an error) is named and never written.
+Two records must agree. undo.db has the rows, each with a checksum; undo.index has checksummed lines, the
+last of a knob with the sequence number of its last change of state, written after the database and before
+the kernel. A row that is damaged, missing, or older than its line (a write-ahead log that was cut off falls
+back to an older state without an error) is named and never written.
 
 Exit status: 0 all is back (foreign values are left and said), 1 something could not be put back,
 4 the journal is damaged (what could be read was put back).
@@ -121,7 +121,7 @@ def shown(kind: str, text: str) -> str:
     """`text` as the kernel shows it, in the one form that is compared and written."""
     text = " ".join(text.split())
     if kind == "choice" and "[" in text:
-        return text[text.index("[") + 1 : text.index("]")]
+        return text.partition("[")[2].partition("]")[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     return text
@@ -177,7 +177,7 @@ def compare(row: Row, found: str) -> str:
         return "foreign"
     if found == row.original:
         return "unchanged"
-    if found == row.ours or row.pending == ANY or found in row.pending.split("\n"):
+    if found == row.ours or row.pending == ANY or (row.pending and found in row.pending.split("\n")):
         return "ours"
     return "foreign"
 
@@ -318,15 +318,34 @@ def save(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
         raise
 
 
-def save_index(directory: str, rows: Iterable[Row]) -> None:
+def index_lines(rows: Iterable[Row]) -> bytes:
     lines = []
     for row in rows:
         fields = (str(row.seq), row.status, row.knob, row.original)
-        lines.append("\t".join((str(checksum(fields)), *fields)))
+        lines.append("\t".join((str(checksum(fields)), *fields)) + "\n")
+    return "".join(lines).encode()
+
+
+def save_index(directory: str, rows: Iterable[Row]) -> None:
+    """The whole index anew."""
     path = os.path.join(directory, INDEX)
-    with open(path + ".new", "w", encoding="utf-8") as f:
-        f.write("\n".join(lines) + "\n")
+    with open(path + ".new", "wb") as f:
+        f.write(index_lines(rows))
     os.rename(path + ".new", path)
+
+
+def append_index(directory: str, rows: Iterable[Row]) -> int:
+    """Lines that overrule the earlier ones of their knobs; the size after. (Replacing a file by rename
+    makes ext4 write it out at once: 5 ms.)"""
+    fd = os.open(os.path.join(directory, INDEX), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size, lines = os.fstat(fd).st_size, index_lines(rows)
+        if os.write(fd, lines) != len(lines):
+            os.ftruncate(fd, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return size + len(lines)
+    finally:
+        os.close(fd)
 
 
 class Loaded(NamedTuple):
@@ -411,7 +430,7 @@ def _load_index(directory: str, damage: list[str]) -> dict[str, tuple[int, str, 
         damage.append(f"{path}: {e.strerror}")
         return {}
     lines = {}
-    for number, line in enumerate(text.split("\n")[:-1], 1):
+    for number, line in enumerate(text.split("\n")[:-1], 1):  # a last line cut short was never acted on
         try:
             crc, seq, status, knob, original = line.split("\t")
             if int(crc) != checksum((seq, status, knob, original)):

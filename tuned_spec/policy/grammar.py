@@ -6,7 +6,8 @@
     guard:   tcp.retrans_share may rise 10%
 
 Owns their wording (the JSON Schema is made from the same patterns) and their meaning in model.py's nouns.
-Must not know files, lines or merging: a sentence that is wrong raises `units.Misfit`.
+Must not know files, lines or merging: words come one blank apart, and a sentence that is wrong raises
+`units.Misfit`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SWITCH = {"0": 0, "off": 0, "1": 1, "on": 1}
 
 def condition(text: str) -> Condition:
     """One condition with its fallbacks, first choice outermost."""
-    clauses = " ".join(text.split()).split(" else ")
+    clauses = text.split(" else ")
     if len(clauses) > _MAX_ELSE:
         raise Misfit(f"more than {_MAX_ELSE} metrics in one condition", "keep the best ones")
     found: Condition | None = None
@@ -61,7 +62,7 @@ def _clause(text: str, fallback: Condition | None) -> Condition:
 
 
 def expect(text: str) -> Expect:
-    match = re.fullmatch(EXPECT, " ".join(text.split()))
+    match = re.fullmatch(EXPECT, text)
     if not match:
         raise Misfit(f"{text[:60]!a} is not an expectation", "write it like `app.p95_ms falls by 5%`")
     metric, verb, effect = match.groups()
@@ -70,7 +71,7 @@ def expect(text: str) -> Expect:
 
 
 def guard(text: str) -> Guard:
-    match = re.fullmatch(GUARD, " ".join(text.split()))
+    match = re.fullmatch(GUARD, text)
     if not match:
         raise Misfit(f"{text[:60]!a} is not a guard", "write it like `tcp.retrans_share may rise 10%`")
     metric, verb, margin = match.groups()

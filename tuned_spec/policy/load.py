@@ -113,8 +113,9 @@ def _policies(directory: Path, problems: list[Problem]) -> dict[str, Path]:
         if re.fullmatch(NAME + r"\.yaml", name):
             found[name.removesuffix(".yaml")] = directory / name
         elif name.endswith((".yaml", ".yml")) and not name.startswith("."):
-            hint = "rename it: NAME.yaml, with letters, digits, - _ and . in NAME"
-            problems.append(
-                Problem(str(directory / name), 1, "file", "is not read because of its name", hint)
+            what, hint = (
+                "is not read because of its name",
+                "name it with letters, digits, - _ . and .yaml",
             )
+            problems.append(Problem(str(directory / name), 1, "file", what, hint))
     return found

@@ -30,7 +30,7 @@ from tuned_spec.model import (
 )
 from tuned_spec.policy import document, grammar, units
 from tuned_spec.policy.document import Node, Table, Text, shown
-from tuned_spec.policy.reader import MAX_PROBLEMS, Reader, near
+from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
@@ -62,6 +62,16 @@ _WHY_REQUIRED = {
 }
 
 
+class _Draft(msgspec.Struct):
+    """A rule as far as it was understood: a broken one takes part in the checks across files too."""
+
+    file: str
+    line: int
+    metrics: list[tuple[int, str, str]] = []  # line, key, metric
+    knobs: tuple[str, ...] = ()
+    rule: Rule | None = None
+
+
 class Merge(Reader):
     """What the files read so far come to, and what was wrong with them."""
 
@@ -81,18 +91,16 @@ class Merge(Reader):
         self.cgroups: dict[str, None] = {}
         self.owners: dict[str, MetricOwner] = {}
         self.limits: dict[str, Limit] = {}
-        self.rules: dict[str, Rule] = {}
-        self.rule_places: dict[str, tuple[str, int]] = {}
-        self.rule_ids: set[str] = set()  # of broken rules too, so that nothing is called unknown for them
+        self.drafts: dict[str, _Draft] = {}  # by rule id
         self.disabled: dict[str, tuple[str, int]] = {}
 
     # -------------------------------------------------------------------------- files
 
     def add(self, path: Path) -> None:
-        self.begin(str(path))
+        self.file = str(path)
         node = document.read(path, self.problem)
         if node is None:
-            if self.left == MAX_PROBLEMS:
+            if not self.said[self.file]:
                 self.problem(1, "file", "is empty", "write at least `version: 1`")
             return
         top = self.table(node, "file")
@@ -170,32 +178,25 @@ class Merge(Reader):
                 hint = "only what programs report has an owner; such a name begins with app., like app.p95_ms"
                 self.problem(line, key, "is not an application metric", hint)
                 continue
+            old = self.owners.get(name) or MetricOwner(name, 0)
+            # Known from here on, whatever else is wrong with it: rules that use it are not to blame.
+            self.owners[name] = msgspec.structs.replace(old, origin=f"{self.file}:{line}")
             if (entry := self.table(value, key)) is None:
                 continue
             parts = self.known(entry, f"{key}.", METRIC)
-            old = self.owners.get(name)
-            uid = old.uid if old else None
-            stale_s = old.stale_s if old else 10.0
-            if "owner" in parts:
-                if (user := self.text(parts["owner"], f"{key}.owner")) is None:
-                    continue
-                uid = self.uid(user)
-                self.place(f"{key}.owner", parts["owner"].line, user)
-            elif old is None:
-                hint = "say which user's samples count: `owner: www-data`"
-                self.problem(line, key, "has no owner", hint)
-                continue
-            if "stale" in parts and (text := self.text(parts["stale"], f"{key}.stale")) is not None:
-                try:
-                    stale_s = units.seconds(text)
-                except Misfit as error:
-                    self.problem(parts["stale"].line, f"{key}.stale", error.what, error.hint)
-                    continue
-                self.place(f"{key}.stale", parts["stale"].line, text)
-            # -1 stands for a user that is not there; only the owner that wins the merge is a problem.
-            self.owners[name] = MetricOwner(name, -1 if uid is None else uid, stale_s, f"{self.file}:{line}")
+            user = self.one(parts, key, "owner", str)
+            stale_s = self.one(parts, key, "stale", units.seconds)
+            if "owner" not in parts and f"{key}.owner" not in self.places:
+                self.problem(line, key, "has no owner", "say which user's samples count: `owner: www-data`")
+            self.owners[name] = MetricOwner(
+                name,
+                old.uid if user is None else self.uid(user),
+                old.stale_s if stale_s is None else stale_s,
+                f"{self.file}:{line}",
+            )
 
     def uid(self, user: str) -> int:
+        """-1 for a user that is not there: only the owner that wins the merge is a problem."""
         if re.fullmatch("[0-9]{1,9}", user):
             return int(user)
         try:
@@ -296,70 +297,77 @@ class Merge(Reader):
     def read_rules(self, node: Node) -> None:
         seen: dict[str, int] = {}
         for number, item in enumerate(self.items(node, "rules")):
-            table = self.table(item, f"rules[{number}]")
-            if table is None:
-                continue
-            id_node = table.entries.get("id")
             key = f"rules[{number}]"
-            if isinstance(id_node, Text) and re.fullmatch(NAME, id_node.text):
-                key = f"rules.{id_node.text}"
-                self.rule_ids.add(id_node.text)
-                if first := seen.get(id_node.text):
-                    self.problem(
-                        id_node.line,
-                        key,
-                        f"a second rule of that id, the first is in line {first}",
-                        "rename one",
-                    )
-                    continue
-                seen[id_node.text] = id_node.line
-            elif id_node is not None:
-                what = "is not a rule's name"
-                self.problem(id_node.line, f"{key}.id", what, "letters, digits, - _ and . only")
-            self.read_rule(table, key)
+            if (table := self.table(item, key)) is None:
+                continue
+            name = f"{self.file} {key}"  # of a rule without a good id of its own
+            match table.entries.get("id"):
+                case Text(line, text) if re.fullmatch(NAME, text):
+                    key, name = f"rules.{text}", text
+                    if first := seen.get(text):
+                        what = f"a second rule of that id, the first is in line {first}"
+                        self.problem(line, key, what, "rename one")
+                        continue
+                    seen[text] = line
+                case Text(line, text) if text.strip():
+                    self.problem(line, f"{key}.id", "is not a rule's name", "letters, digits, - _ and . only")
+            if name in self.drafts:
+                self.forget(f"{key}.")  # what the rule that this one replaces has written
+            self.drafts[name] = self.read_rule(table, key)
 
-    def read_rule(self, table: Table, key: str) -> None:
-        before = self.left
+    def read_rule(self, table: Table, key: str) -> _Draft:
+        before = self.said[self.file]
+        draft = _Draft(self.file, table.line)
         parts = self.known(table, f"{key}.", RULE_REQUIRED + RULE_OPTIONAL)
         for name in RULE_REQUIRED:
             if name not in parts:
                 self.problem(table.line, f"{key}.{name}", "is missing", _WHY_REQUIRED[name])
-        self.forget(f"{key}.")  # what was said by a rule that this one replaces
         words = {name: self.one(parts, key, name, str) or "" for name in ("id", "reason", "source")}
         when = self.many(parts, key, "when", grammar.condition)
-        do = self.read_do(parts["do"], f"{key}.do") if "do" in parts else ()
+        do = self.read_do(parts["do"], f"{key}.do", draft) if "do" in parts else ()
         expect = self.one(parts, key, "expect", grammar.expect)
         guards = self.many(parts, key, "guard", grammar.guard)
-        cooldown_s = self.one(parts, key, "cooldown", units.seconds)
-        settle_s = self.one(parts, key, "settle", units.seconds)
-        dwell_s = self.one(parts, key, "dwell", _some_time)
-        lease_s = self.one(parts, key, "lease", _some_time)
-        confidence = self.one(parts, key, "confidence", _confidence)
-        if self.left < before or expect is None:
-            return
-        rule = Rule(
-            id=words["id"],
-            when=when,
-            do=do,
-            expect=expect,
-            reason=words["reason"],
-            source=words["source"],
-            guard=guards,
-            origin=f"{self.file}:{table.line}",
-        )
-        self.rule_places[rule.id] = (self.file, table.line)
-        given = {
-            "cooldown_s": cooldown_s,
-            "settle_s": settle_s,
-            "dwell_s": dwell_s,
-            "lease_s": lease_s,
-            "confidence": confidence,
+        times = {
+            "cooldown_s": self.one(parts, key, "cooldown", units.seconds),
+            "settle_s": self.one(parts, key, "settle", units.seconds),
+            "dwell_s": self.one(parts, key, "dwell", _some_time),
+            "lease_s": self.one(parts, key, "lease", _some_time),
+            "confidence": self.one(parts, key, "confidence", _confidence),
         }
-        self.rules[rule.id] = msgspec.structs.replace(
-            rule, **{name: value for name, value in given.items() if value is not None}
-        )
+        used = [(label, metric) for label, condition in when.items() for metric in _names(condition)]
+        used += [("expect", expect.metric)] if expect else []
+        used += [(label, guard.metric) for label, guard in guards.items()]
+        draft.metrics = [(self.places[f"{key}.{part}"][1], f"{key}.{part}", metric) for part, metric in used]
+        if self.said[self.file] == before and expect is not None:
+            rule = Rule(
+                id=words["id"],
+                when=tuple(when.values()),
+                do=do,
+                expect=expect,
+                reason=words["reason"],
+                source=words["source"],
+                guard=tuple(guards.values()),
+                origin=f"{self.file}:{table.line}",
+            )
+            given = {name: value for name, value in times.items() if value is not None}
+            draft.rule = msgspec.structs.replace(rule, **given)
+            self.check_lease(draft.rule, key)
+        return draft
 
-    def read_do(self, node: Node, key: str) -> tuple[Action, ...]:
+    def check_lease(self, rule: Rule, key: str) -> None:
+        """A lease that holds too few pairs of windows could only ever run out."""
+        timing = windows.of(rule, self.catalogue)
+        if rule.lease_s is None or timing.pairs >= windows.LEAST_PAIRS:
+            return
+        need = math.ceil(timing.lease_for(windows.LEAST_PAIRS))
+        what = (
+            f"holds {timing.pairs} pairs of windows of {timing.pair_s:.3g} s; "
+            f"a verdict takes {windows.LEAST_PAIRS} at least"
+        )
+        line = self.places[f"{key}.lease"][1]
+        self.problem(line, f"{key}.lease", what, f"leave it out, or write {need}s or more")
+
+    def read_do(self, node: Node, key: str, draft: _Draft) -> tuple[Action, ...]:
         if (table := self.table(node, key)) is None:
             return ()
         if not table.entries:
@@ -389,13 +397,13 @@ class Merge(Reader):
             if any(other.knob == name and (other.field is None or field is None) for other in found):
                 self.problem(line, label, "is written whole and by field", "write it once")
             found.append(action)
-        self.check_partners(found, table, key)
+        lines = {target.partition("[")[0]: line for target, line in table.lines.items()}
+        draft.knobs = tuple(name for name in lines if name in self.catalogue)
+        self.check_partners(draft.knobs, lines, key)
         return tuple(found)
 
-    def check_partners(self, actions: list[Action], table: Table, key: str) -> None:
+    def check_partners(self, order: tuple[str, ...], lines: Mapping[str, int], key: str) -> None:
         """Coupled knobs within one transaction."""
-        order = list(dict.fromkeys(action.knob for action in actions))
-        lines = {target.partition("[")[0]: line for target, line in table.lines.items()}
         for first, second, kind in self.coupled(order):
             if kind is CouplingKind.ZEROES:
                 what = f"the kernel zeroes {first} when {second} is written"
@@ -419,80 +427,66 @@ class Merge(Reader):
     # ----------------------------------------------------------------- across the files
 
     def finish(self, names: tuple[str, ...]) -> Policy:
+        """The checks across files, and the result; it counts only if there are no problems."""
         for name, (file, line) in self.disabled.items():
-            if name not in self.rule_ids:
-                self.far(file, line, "disable", f"no rule {shown(name)}", near(name, self.rule_ids))
-            if self.rules.pop(name, None):
+            if self.drafts.pop(name, None):
                 self.forget(f"rules.{name}.")
+            else:
+                self.file = file
+                self.problem(line, "disable", f"no rule {shown(name)}", self.close(name, self.drafts))
         for owner in self.owners.values():
             if owner.uid < 0:
                 key = f"metrics.{owner.name}.owner"
                 what = f"no user {shown(self.texts[key])} on this host"
-                self.far(*self.places[key], key, what, "create it, or name another in a drop-in")
-        for rule in self.rules.values():
-            self.check_metrics(rule)
-            self.check_lease(rule)
+                self.file, line = self.places[key]
+                self.problem(line, key, what, "create it, or name another in a drop-in")
+        for draft in self.drafts.values():
+            self.file = draft.file
+            for line, key, metric in draft.metrics:
+                if wrong := self.wrong_metric(metric):
+                    self.problem(line, key, *wrong)
         self.check_apart()
         policy = Policy(
             names=names,
             mode=self.mode,
-            rules=tuple(self.rules.values()),
+            rules=tuple(draft.rule for draft in self.drafts.values() if draft.rule),
             limits=tuple(self.limits.values()),
             metrics=tuple(self.owners.values()),
             cgroups=tuple(self.cgroups),
         )
         return msgspec.structs.replace(policy, **self.settings)
 
-    def check_metrics(self, rule: Rule) -> None:
-        used = [(f"when[{i}]", name) for i, first in enumerate(rule.when) for name in _names(first)]
-        used += [("expect", rule.expect.metric)]
-        used += [(f"guard[{i}]", guard.metric) for i, guard in enumerate(rule.guard)]
-        for part, metric in used:
-            key = f"rules.{rule.id}.{part}"
-            if metric.startswith("app."):
-                if metric not in self.owners:
-                    hint = (
-                        near(metric, self.owners)
-                        or f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
-                    )
-                    self.far(*self.places[key], key, f"{shown(metric)} has no owner", hint)
-            elif found := re.fullmatch(CGROUP_METRIC, metric):
-                if found[1] not in self.cgroups:
-                    hint = near(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
-                    self.far(*self.places[key], key, f"the cgroup {shown(found[1])} is not sensed", hint)
-            elif not self.known_metric(metric):
-                hint = near(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
-                self.far(*self.places[key], key, f"unknown metric {shown(metric)}", hint)
-
-    def check_lease(self, rule: Rule) -> None:
-        """A lease that holds too few pairs of windows could only ever run out."""
-        if rule.lease_s is None or not rule.do:
-            return
-        timing = windows.of(rule, self.catalogue)
-        if timing.pairs < windows.LEAST_PAIRS:
-            need = math.ceil(timing.lease_for(windows.LEAST_PAIRS))
-            what = (
-                f"holds {timing.pairs} pairs of windows of {timing.pair_s:.3g} s; "
-                f"a verdict takes {windows.LEAST_PAIRS} at least"
-            )
-            key = f"rules.{rule.id}.lease"
-            self.far(*self.places[key], key, what, f"leave it out, or write {need}s or more")
+    def wrong_metric(self, metric: str) -> tuple[str, str] | None:
+        if metric.startswith("app."):
+            if metric in self.owners:
+                return None
+            declare = f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
+            return f"{shown(metric)} has no owner", self.close(metric, self.owners) or declare
+        if found := re.fullmatch(CGROUP_METRIC, metric):
+            if found[1] in self.cgroups:
+                return None
+            hint = self.close(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
+            return f"the cgroup {shown(found[1])} is not sensed", hint
+        if self.known_metric(metric):
+            return None
+        hint = self.close(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
+        return f"unknown metric {shown(metric)}", hint
 
     def check_apart(self) -> None:
         """Coupled knobs in different rules would undo each other behind the judge's back."""
         writers: dict[str, list[str]] = {}
-        for rule in self.rules.values():
-            for name in dict.fromkeys(action.knob for action in rule.do):
-                writers.setdefault(name, []).append(rule.id)
+        for name, draft in self.drafts.items():
+            for knob in draft.knobs:
+                writers.setdefault(knob, []).append(name)
         for first, second, kind in self.coupled(writers):
             if lone := set(writers[first]) ^ set(writers[second]):
-                later = [rule_id for rule_id in self.rules if rule_id in lone][-1]
+                later = [name for name in self.drafts if name in lone][-1]
                 mine, other = (first, second) if later in writers[first] else (second, first)
-                what = (
-                    f"writes {mine}, and rule {writers[other][0]} writes {other}: one write {kind} the other"
-                )
+                what = f"writes {mine}, and rule {writers[other][0]} {other}: one write {kind} the other"
                 hint = "keep one of the two" if kind is CouplingKind.ZEROES else "write both in one rule"
-                self.far(*self.rule_places[later], f"rules.{later}.do", what, hint)
+                draft = self.drafts[later]
+                self.file = draft.file
+                self.problem(draft.line, f"rules.{later}.do", what, hint)
 
 
 def _names(condition: Condition) -> list[str]:

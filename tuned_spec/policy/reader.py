@@ -7,6 +7,7 @@ a policy has.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -25,23 +26,21 @@ def near(word: str, words: Iterable[str]) -> str:
 
 
 class Reader:
-    """`places` and `texts`: dotted key -> where and how it was last written."""
+    """`file`: the one spoken of now. `places`, `texts`: dotted key -> where and how it was last written."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.places: dict[str, tuple[str, int]] = {}
         self.texts: dict[str, str] = {}
         self.file = ""
-        self.left = 0  # problems that may still be said of this file
-
-    def begin(self, file: str) -> None:
-        self.file, self.left = file, MAX_PROBLEMS
+        self.said: Counter[str] = Counter()  # problems by file
 
     def problem(self, line: int, key: str, what: str, hint: str = "") -> None:
-        self.left -= 1
-        if self.left > 0:
+        """Something is wrong in `self.file`."""
+        self.said[self.file] += 1
+        if self.said[self.file] < MAX_PROBLEMS:
             self.problems.append(Problem(self.file, line, key, what, hint))
-        elif self.left == 0:
+        elif self.said[self.file] == MAX_PROBLEMS:
             self.problems.append(Problem(self.file, line, key, "and more", "correct the others first"))
 
     def place(self, key: str, line: int, text: str) -> None:
@@ -53,11 +52,7 @@ class Reader:
             del self.places[key], self.texts[key]
 
     def close(self, word: str, words: Iterable[str]) -> str:
-        return near(word, words) if self.left > 0 else ""
-
-    def far(self, file: str, line: int, key: str, what: str, hint: str) -> None:
-        """A problem that shows only once all files are read."""
-        self.problems.append(Problem(file, line, key, what, hint))
+        return near(word, words) if self.said[self.file] < MAX_PROBLEMS else ""
 
     def table(self, node: Node, key: str) -> Table | None:
         if isinstance(node, Table):
@@ -72,9 +67,13 @@ class Reader:
         return []
 
     def text(self, node: Node, key: str) -> str | None:
-        if isinstance(node, Text) and node.text.strip():
-            return node.text.strip()
-        what = "has no value" if isinstance(node, Text) else "is not one value"
+        """The value on one line, blanks folded, fit to be printed anywhere."""
+        text = " ".join(node.text.split()) if isinstance(node, Text) else ""
+        if text and text.isprintable():
+            return text
+        what = "is not one value" if not isinstance(node, Text) else "has no value"
+        if text:
+            what = "has a control character in it"
         self.problem(node.line, key, what, "write it on this line, or delete the key")
         return None
 
@@ -91,17 +90,17 @@ class Reader:
             return None
         return self.understood(parts[name].line, f"{key}.{name}", text, lambda: read(text))
 
-    def many(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> tuple[T, ...]:
+    def many(self, parts: Mapping[str, Node], key: str, name: str, read: Callable[[str], T]) -> dict[str, T]:
+        """`name[0]`, `name[1]` ... -> the entries of a list that `read` understood."""
         if name not in parts:
-            return ()
+            return {}
         items = self.items(parts[name], f"{key}.{name}")
         if not items and isinstance(parts[name], Items):
-            self.problem(
-                parts[name].line, f"{key}.{name}", "is an empty list", "write one `- ` line for each entry"
-            )
+            hint = "write one `- ` line for each entry"
+            self.problem(parts[name].line, f"{key}.{name}", "is an empty list", hint)
         numbered = {f"{name}[{number}]": item for number, item in enumerate(items)}
-        found = [self.one(numbered, key, label, read) for label in numbered]
-        return tuple(item for item in found if item is not None)
+        found = {label: self.one(numbered, key, label, read) for label in numbered}
+        return {label: item for label, item in found.items() if item is not None}
 
     def understood(self, line: int, key: str, text: str, read: Callable[[], T]) -> T | None:
         self.place(key, line, text)

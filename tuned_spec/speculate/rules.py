@@ -39,7 +39,7 @@ STALE_S = 10.0  # a value older than this is unknown: two ticks of an idle host
 
 
 class Hold(Frozen, frozen=True):
-    """One condition so far: which of its metrics stands in (0: the first choice), and since when it holds."""
+    """One condition so far: by which of its metrics it holds, and since when."""
 
     metric: str = ""
     since: float | None = None
@@ -102,7 +102,10 @@ def _step(
 ) -> RuleState:
     deliverable = [_in_effect(condition, known) for condition in rule.when]
     if before.active:
-        if all(now is not None and not _past(now, known[now.metric][0]) for now in deliverable):
+        if all(
+            now is not None and now.metric not in returned and not _past(now, known[now.metric][0])
+            for now in deliverable
+        ):
             return before
         before = RuleState()  # cleared: what holds now holds from now on
     holds = []
