@@ -23,10 +23,12 @@ NULL_SEND_BUFFER = 1 << 20
 
 def load(lives: life.Life, null: bool) -> None:
     listener = socket.create_server(("127.0.0.1", 0), backlog=4)
+    address = listener.getsockname()
     parent = os.getpid()
     if os.fork() == 0:
+        listener.close()  # else nobody would ever be refused
         life.die_with_parent(parent)
-        _send(listener.getsockname(), null)
+        _send(address, null)
         os._exit(0)
     buffer = bytearray(256 << 10)
     connection: socket.socket | None = None

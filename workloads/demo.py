@@ -305,6 +305,7 @@ class Demo:
         (self.out / "demo.html").write_text(page(drawn), encoding="utf-8")
         entries = [{"t": said.t - self.began, "said": said.text} for said in self.story]
         (self.out / "demo.json").write_text(json.dumps({"story": entries, "samples": self.witness.samples}))
+        shutil.copy(self.place / "daemon.log", self.out)
         give_to_caller(self.out)
         print(f"picture: {self.out / 'demo.html'}")
 

@@ -46,6 +46,7 @@ class Hands:
         self.catalogue, self.access, self.journal, self.clock = catalogue, access, journal, clock
         self.ledger = Ledger(catalogue, access, journal, clock)
         self.watch = Watch()
+        self.to_write = True  # False: nothing will be, only what is absent counts against a knob
         self.reverted: tuple[Outcome, ...] = ()  # what the last RevertAll came to
         self._knob_at: dict[Path, str] = {}
         self._writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
@@ -58,13 +59,13 @@ class Hands:
                 self._knob_at[path] = name
                 self.watch.add(path)
 
-    def unusable(self, knobs: Iterable[str], *, to_write: bool) -> dict[str, str]:
+    def unusable(self, knobs: Iterable[str]) -> dict[str, str]:
         """Which of them this host does not have (or does not let us write) -> why."""
         why = {}
         for name in knobs:
             knob = self.catalogue[name]
             probe = self.access[knob.adapter].probe(knob)
-            if not (probe.writable if to_write else probe.present):
+            if not (probe.writable if self.to_write else probe.present):
                 why[name] = probe.why
         return why
 
@@ -82,7 +83,8 @@ class Hands:
         live = {}
         for name in command.knobs:
             refusal = self.ledger.reversible(name)
-            if refusal:
+            # Who only observes (without root, say) is told what would be done by one who may write.
+            if refusal and (self.to_write or refusal.code != "read_only"):
                 return Looked(self.clock(), command.rule, {}, refusal)
             try:
                 live[name] = self.ledger.value(name)

@@ -131,11 +131,10 @@ class Daemon:
             self.log.say("not root: observing only, nothing will be written", mode=mode.value)
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
+        hands.to_write = mode is not Mode.OBSERVE
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
         knobs = {action.knob for rule in policy.rules for action in rule.do}
-        self.inert = inert(
-            policy.rules, self.sense.absent() | hands.unusable(knobs, to_write=mode is not Mode.OBSERVE)
-        )
+        self.inert = inert(policy.rules, self.sense.absent() | hands.unusable(knobs))
         hands.watch_over(knobs)
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
