@@ -1,4 +1,4 @@
-"""Every entry of the catalogue that this host offers, through the ledger and back by a repair from outside."""
+"""Every entry of the catalogue that this host offers, through the ledger and back by an outside repair."""
 
 from __future__ import annotations
 
