@@ -157,8 +157,9 @@ def main(argv: list[str]) -> int:
         return 2
     with tempfile.TemporaryDirectory(dir=args.runtime_dir or "/run") as name:
         print(f"{'us':34}{'median':>9}{'p99':>9}{'p99.9':>9}   {args.times} rounds, journal in {name}")
-        for text in swappiness(Path(name), args.times):
-            print(text)
+        with e.alone():
+            for text in swappiness(Path(name), args.times):
+                print(text)
         print(hundred(Path(name), 20))
     return 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.entries import CATALOGUE
+from tests.ledger.entries import CATALOGUE, alone
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
@@ -38,15 +38,16 @@ def host() -> Iterator[dict[str, str]]:
     missing = [str(path) for path in PATHS.values() if not os.access(path, os.W_OK)]
     if missing:
         pytest.skip(f"this host does not offer {', '.join(missing)}")
-    before = {knob: shown(knob) for knob in CATALOGUE}
-    try:
-        yield before
-        assert {knob: shown(knob) for knob in CATALOGUE} == before
-    finally:
-        for _ in range(2):  # a scheduler resets what is written before it
-            for knob, text in before.items():
-                if shown(knob) != text and text != "0":
-                    outside(knob, text)
+    with alone():
+        before = {knob: shown(knob) for knob in CATALOGUE}
+        try:
+            yield before
+            assert {knob: shown(knob) for knob in CATALOGUE} == before
+        finally:
+            for _ in range(2):  # a scheduler resets what is written before it
+                for knob, text in before.items():
+                    if shown(knob) != text and text != "0":
+                        outside(knob, text)
 
 
 Opened = Callable[..., Ledger]

@@ -6,6 +6,13 @@ device without a file behind it, so that nobody's disk is tuned.
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from tuned_spec.model import Coupling, CouplingKind, Knob, KnobType
 
 
@@ -69,3 +76,11 @@ CATALOGUE = {
         _knob(READ_AHEAD, "block/loop0/queue/read_ahead_kb", adapter="sysfs", quantum=4),
     )
 }
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A host has one set of knobs: runs from several checkouts wait for each other."""
+    with (Path(tempfile.gettempdir()) / f"tuned-spec-knobs-{os.geteuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -92,6 +92,25 @@ def test_zero_on_a_coupled_knob_means_the_partners_original(ledger: Ledger, host
     assert shown(DIRTY_RATIO) == host[DIRTY_RATIO]
 
 
+def test_zero_beside_its_partners_value_is_no_write(ledger: Ledger, host: dict[str, str]) -> None:
+    applied = ledger.apply("t1", "r", (Write(DIRTY_BYTES, 64 << 20), Write(DIRTY_RATIO, 0)))
+    assert applied.after == (Write(DIRTY_BYTES, 64 << 20),)
+    with pytest.raises(KnobRefused, match=f"set {BACKGROUND_RATIO} instead") as refused:
+        ledger.apply("t2", "r", (Write(BACKGROUND_BYTES, 0),))
+    assert refused.value.code == errno.EINVAL
+
+
+def test_a_knob_that_the_catalogue_lost_still_goes_back(
+    opened: Opened, host: dict[str, str], tmp_path: Path
+) -> None:
+    opened().apply("t1", "r", (Write(SWAPPINESS, 31),))
+    journal = Journal(tmp_path, repair.boot_id())
+    upgraded = Ledger({}, BY, journal, lambda: 0.0)
+    assert upgraded.original(SWAPPINESS) == host[SWAPPINESS]
+    assert [o.status for o in upgraded.restore()] == ["restored"]
+    journal.close()
+
+
 def test_restoring_one_knob_takes_its_partner_along_and_no_other(ledger: Ledger) -> None:
     ledger.apply("t1", "r", (Write(DIRTY_BYTES, 64 << 20),))
     ledger.apply("t2", "r", (Write(SWAPPINESS, 31),))

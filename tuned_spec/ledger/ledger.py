@@ -64,7 +64,7 @@ class Ledger:
         self._catalogue, self._adapters, self._journal = catalogue, adapters, journal
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = _both_ways(catalogue)
-        self._places = {knob: self._place(knob) for knob in catalogue}
+        self._places = {knob: self._placed(knob) for knob in catalogue}
 
     # ------------------------------------------------------------------------------- reading
 
@@ -86,8 +86,7 @@ class Ledger:
         row = self._journal.rows.get(knob)
         if row is None or row.status not in repair.ACTIVE:
             return None
-        entry = self._knob(knob)
-        return self._adapters[entry.adapter].parse(entry, row.original)
+        return self._parsed(row.original, knob)
 
     def reversible(self, knob: str) -> Refusal | None:
         """Why this knob may not be written, as far as can be told without writing.
@@ -227,11 +226,12 @@ class Ledger:
             raise KnobRefused(knob, "write", str(e), errno.EINVAL, "see the entry's type and fields") from e
 
     def _parsed(self, text: str, knob: str) -> Value:
-        """The value, or the text itself where it makes none (a foreign write can be anything)."""
-        entry = self._knob(knob)
+        """The value, or the text itself where it makes none: a foreign write can be anything, and the
+        journal can hold a knob that this version's catalogue does not have."""
         try:
+            entry = self._knob(knob)
             return self._adapters[entry.adapter].parse(entry, text)
-        except ValueError:
+        except (KnobAbsent, ValueError):
             return text
 
     def _managed(self, knob: str) -> Row | None:
@@ -239,6 +239,9 @@ class Ledger:
         return row if row is not None and row.status in repair.ACTIVE else None
 
     def _place(self, knob: str) -> tuple[str, int]:
+        return self._places.get(knob, (knob, 0))
+
+    def _placed(self, knob: str) -> tuple[str, int]:
         """Group and rank. A group is what cannot be restored apart; ORDERED knobs can."""
         group, ranks, edge = {knob}, {knob: 0}, [knob]
         while edge:
@@ -256,20 +259,20 @@ class Ledger:
 
     def _written(self, writes: Writes) -> Writes:
         """The writes as the kernel takes them, in rank order: 0 on a knob that its partner zeroes can
-        only be had by writing the partner's original."""
+        only be had by writing the partner, its original if this call has no value for it."""
+        asked = {write.knob: write.value for write in writes}
         real: dict[str, Value] = {}
-        for write in writes:
-            zeroes = [p for p, k in self._couplings.get(write.knob, {}).items() if k is CouplingKind.ZEROES]
-            if write.value == 0 and zeroes:
-                partners = [p for p in zeroes if self.original(p)]
-                if not partners:
-                    raise KnobRefused(
-                        write.knob, "write", "0 leads nowhere", hint=f"set {' or '.join(zeroes)}"
-                    )
-                real.update((p, self.original(p) or 0) for p in partners if p not in real)
-            else:
-                real[write.knob] = write.value
-        return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._places[kv[0]][1]))
+        for knob, value in asked.items():
+            zeroes = [p for p, k in self._couplings.get(knob, {}).items() if k is CouplingKind.ZEROES]
+            if value != 0 or not zeroes:
+                real[knob] = value
+            elif not any(asked.get(partner) for partner in zeroes):
+                originals = {p: original for p in zeroes if (original := self.original(p))}
+                if not originals:
+                    hint = f"set {' or '.join(zeroes)} instead"
+                    raise KnobRefused(knob, "write", "0 means that its partner counts", errno.EINVAL, hint)
+                real |= originals
+        return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._place(kv[0])[1]))
 
     def _before(self, trial: str, rule: str, writes: Writes) -> tuple[list[Row], dict[str, str]]:
         """The rows of the knobs and all their partners, and what each shows now; or KnobRefused."""
@@ -324,7 +327,7 @@ class Ledger:
             raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
         adapter = self._adapters[entry.adapter]
         text = self._text(knob, self.value(knob))
-        group, rank = self._places[knob]
+        group, rank = self._place(knob)
         return self._journal.take(
             Row(
                 id=0,

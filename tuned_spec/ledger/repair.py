@@ -56,6 +56,7 @@ JOURNAL, INDEX, LOCK, CONTROL = "undo.db", "undo.index", "lock", "control.sock"
 VERSION = 1  # of the --json answer and of the control protocol
 SILENCE_S = 2.0  # a daemon that has not answered by then hangs
 PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
+BUSY_S = 0.1  # how long one restore tries a knob that is EBUSY
 ANY = "*"  # pending: the kernel chooses the value
 OPEN, HELD, FOREIGN, RESTORED, VOID = "open", "held", "foreign", "restored", "void"  # model.RowStatus
 ACTIVE = (OPEN, HELD, FOREIGN, "in_doubt")
@@ -215,11 +216,21 @@ def survey(rows: Iterable[Row], boot: str) -> dict[str, Outcome]:
 
 
 def put_back(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> dict[str, str]:
-    """Write the originals, in the order given, until all show or nothing moves: knob -> why not."""
+    """Write the originals, in the order given, until all show or nothing moves: knob -> why not.
+
+    EBUSY passes: a block device's scheduler refuses while somebody sets its queue up. It is tried again
+    for BUSY_S in all.
+    """
     errors: dict[str, str] = {}
     before: list[Row] | None = None
+    busy_until = 0.0
     while True:
         wrong = [row for row in rows if _differs(row, errors)]
+        if wrong and wrong == before and any("[EBUSY]" in errors.get(row.knob, "") for row in wrong):
+            busy_until = busy_until or time.monotonic() + BUSY_S
+            if time.monotonic() < busy_until:
+                time.sleep(0.005)
+                before = None
         if not wrong or wrong == before:
             return {row.knob: errors.get(row.knob, "the kernel shows another value") for row in wrong}
         before = wrong
