@@ -60,6 +60,18 @@ class Host:
             )
         until(lambda: "start" in self.kinds(), f"the daemon did not start:\n{self.said()}")
 
+    def start_with(self, *actor: str, stderr: int | None = None, cwd: Path | None = None) -> None:
+        """As `start`, but with that program as the actor (see stranger.py)."""
+        options = {"policy": str(self.policy), "runtime": str(self.runtime), "state": str(self.state)}
+        with (self.place / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.daemon.stranger", json.dumps(options), json.dumps(actor)],
+                stderr=log if stderr is None else stderr,
+                stdin=subprocess.DEVNULL,
+                cwd=cwd,
+            )
+        until(lambda: "start" in self.kinds(), f"the daemon did not start:\n{self.said()}")
+
     def where(self) -> list[str]:
         return ["--runtime-dir", str(self.runtime), "--state-dir", str(self.state)]
 
@@ -94,6 +106,16 @@ class Host:
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(self.command("status", "--json", check=False).stdout)
         return status
+
+    def ask(self, line: bytes, uid: int = 0) -> bytes:
+        """One line to the control socket as that user; returns the answer."""
+        program = (
+            "import os, socket, sys; s = socket.socket(socket.AF_UNIX); os.chdir(sys.argv[1]);"
+            "os.setuid(int(sys.argv[2])); s.settimeout(10); s.connect('control.sock');"
+            "s.sendall(sys.stdin.buffer.read()); sys.stdout.buffer.write(s.makefile('rb').readline())"
+        )
+        words = [sys.executable, "-c", program, str(self.runtime), str(uid)]
+        return subprocess.run(words, input=line + b"\n", stdout=subprocess.PIPE, check=True).stdout
 
     def kill(self, number: int = signal.SIGKILL) -> int:
         assert self.process is not None

@@ -265,11 +265,17 @@ def test_a_same_value_write_is_no_claim(ledger: Ledger) -> None:
     assert [o.status for o in ledger.restore()] == ["restored"]
 
 
-def test_the_original_written_by_another_is_unchanged(ledger: Ledger, host: dict[str, str]) -> None:
+def test_the_original_written_by_another_is_theirs_but_back_for_a_repair(
+    ledger: Ledger, host: dict[str, str]
+) -> None:
     ledger.apply("t1", "r", (Write(SWAPPINESS, 31),))
     outside(SWAPPINESS, host[SWAPPINESS])
-    assert ledger.audit() == ()
-    assert [o.status for o in ledger.restore()] == ["unchanged"]
+    rows = [row for row in ledger.rows() if row.status == "open"]
+    assert [o.status for o in repair.restore(rows, rows[0].boot_id)] == ["unchanged"]
+    with pytest.raises(KnobRefused, match="somebody else"):
+        ledger.apply("t1", "r", (Write(SWAPPINESS, 32),))
+    assert shown(SWAPPINESS) == host[SWAPPINESS]
+    assert [o.status for o in ledger.restore()] == ["foreign"]
 
 
 # ------------------------------------------------------------------------------- the journal

@@ -20,7 +20,9 @@ READ_AT_ONCE = 64 * 1024  # bytes read a wake-up, so that a flood cannot hold th
 MESSAGES_A_SECOND = 200  # a trial needs about three
 UNSENT_LIMIT = 4 * 1024 * 1024  # an actor that reads nothing is as good as dead
 RESTART_S = (0.2, 1.0, 5.0, 30.0)  # the wait before each start in a row; then always the last
+DYING_S = 0.05  # how long the loop waits for a killed actor to be gone
 STABLE_S = 60.0  # an actor that lived this long starts counting afresh
+PROGRAM = (sys.executable, "-m", "tuned_spec.actor")
 
 
 class ActorLink:
@@ -29,10 +31,11 @@ class ActorLink:
     def __init__(
         self,
         seed: int | None = None,
-        command: tuple[str, ...] = (sys.executable, "-m", "tuned_spec.actor"),
+        command: tuple[str, ...] = PROGRAM,
     ) -> None:
         self.command = command + (() if seed is None else ("--seed", str(seed)))
         self.process: subprocess.Popen[bytes] | None = None
+        self._dying: list[subprocess.Popen[bytes]] = []
         self.sock: socket.socket | None = None
         self.kind = "trial"
         self.restarts = -1
@@ -45,22 +48,27 @@ class ActorLink:
         self._decoder = from_actor()
         self._second = (0, 0)
 
-    def start(self, t: float) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        ours.setblocking(False)
-        with theirs:
-            self.process = subprocess.Popen(
-                [*self.command, "--fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C on the terminal is the daemon's to handle
-            )
-        self.sock = ours
+    def start(self, t: float) -> str:
+        """Start it; returns why that could not be done (then it is tried again later), or ""."""
         self.ready, self.restarts = False, self.restarts + 1
         self.start_at, self._started = None, t
         self._unsent.clear()
         self._decoder = from_actor()
+        try:
+            self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            self.sock.setblocking(False)
+            with theirs:
+                self.process = subprocess.Popen(
+                    [*self.command, "--fd", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,  # a Ctrl-C on the terminal is the daemon's to handle
+                )
+        except OSError as error:  # no descriptor, no process or no memory left; the program is gone
+            self.give_up(t)
+            return f"it cannot be started: {error}"
+        return ""
 
     @property
     def pid(self) -> int | None:
@@ -74,7 +82,10 @@ class ActorLink:
         """Queue a message; returns why the actor must be given up, or ""."""
         if self.sock is None:
             return ""
-        self._unsent += encode(message)
+        try:
+            self._unsent += encode(message)
+        except ProtocolError as error:
+            return str(error)
         return self.flush()
 
     def flush(self) -> str:
@@ -120,7 +131,13 @@ class ActorLink:
             self.sock.close()
         if self.process is not None:
             self.process.kill()
-            self.process.wait()
+            self._dying.append(self.process)
+        for process in tuple(self._dying):
+            try:
+                process.wait(DYING_S)
+                self._dying.remove(process)
+            except subprocess.TimeoutExpired:
+                pass  # in a system call that cannot be broken off: reaped next time
         self._failures = 0 if t - self._started > STABLE_S else self._failures + 1
         self.start_at = t + RESTART_S[min(self._failures, len(RESTART_S) - 1)]
         self.sock, self.process, self.ready = None, None, False

@@ -6,6 +6,7 @@ line, so long a silence; a slow client costs a buffer, never the loop.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from tuned_spec.model import Frozen
 
 VERSION = 1
 CLIENTS = 64
+STRANGERS = 48  # of them at most: the rest is kept for those who may restore
 LINE_LIMIT = 64 * 1024
 SILENCE_S = 5.0
 
@@ -51,19 +53,33 @@ class ControlSocket:
         path.chmod(0o666)  # anyone may ask how it goes; who may change is decided by the peer's uid
         self.listener.listen(CLIENTS)
         self.listener.setblocking(False)
+        self._inode = path.lstat().st_ino
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def accept(self, t: float) -> Client | None:
         try:
             sock, _ = self.listener.accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
             return None
-        if len(self.clients) >= CLIENTS:
+        client = Client(sock, t)
+        strangers = sum(not other.may_change for other in self.clients.values())
+        if len(self.clients) >= CLIENTS or (not client.may_change and strangers >= STRANGERS):
             sock.close()
             return None
         sock.setblocking(False)
-        client = Client(sock, t)
         self.clients[sock.fileno()] = client
         return client
+
+    def _turn_away(self) -> None:
+        """Without a descriptor left, whoever waits in the queue would keep the loop awake for ever."""
+        os.close(self._spare)
+        try:
+            self.listener.accept()[0].close()
+        except OSError:
+            pass
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, client: Client) -> Request | str | None:
         """A whole request, None while it is not complete, or what is wrong with it."""
@@ -82,7 +98,7 @@ class ControlSocket:
         client.received.clear()
         try:
             request = msgspec.json.decode(bytes(line), type=Request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return f"not a request: {error}"
         return request if request.v == VERSION else f"version {request.v} is not spoken here, {VERSION} is"
 
@@ -112,4 +128,9 @@ class ControlSocket:
         for client in list(self.clients.values()):
             self.drop(client)
         self.listener.close()
-        self.path.unlink(missing_ok=True)
+        os.close(self._spare)
+        try:
+            if self.path.lstat().st_ino == self._inode:  # else it is another daemon's by now
+                self.path.unlink()
+        except OSError:
+            pass  # gone already, or the directory is

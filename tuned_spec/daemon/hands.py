@@ -72,7 +72,8 @@ class Hands:
     def foreign(self) -> tuple[ForeignFound, ...]:
         """Compare every knob of ours with the kernel; whoever wrote one is named if the watch saw it."""
         for seen in self.watch.read():
-            self._writers[self._knob_at[seen.path]] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
+            knob = self._knob_at.get(seen.path, "")
+            self._writers[knob] = f"{seen.comm or 'a process now gone'}[{seen.pid}]"
         named = tuple(
             msgspec.structs.replace(write, writer=self._writers.get(write.knob, write.writer))
             for write in self.ledger.audit()
@@ -127,6 +128,9 @@ class Hands:
             try:
                 self.ledger.apply(command.trial, command.rule, command.hold)
                 self.ledger.hold(command.trial)
+                # These are held again: only of the others may be said that they are back.
+                again = {w.knob for w in command.hold}
+                outcomes = tuple(o for o in outcomes if o.knob not in again)
             except (KnobError, JournalError):
                 # What was confirmed cannot be had again: the original is the next best, and always safe.
                 outcomes += self.ledger.restore(tuple(w.knob for w in command.hold))

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec import paths
+from tuned_spec.daemon.actor_link import PROGRAM
 from tuned_spec.model import Mode
 
 
@@ -24,3 +25,4 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     for_s: float | None = None
     root: Path = Path("/")
     seed: int | None = None  # of the actor's random order of arms
+    actor: tuple[str, ...] = PROGRAM  # what to start as the actor; it is given `--fd N`

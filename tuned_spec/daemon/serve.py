@@ -48,7 +48,7 @@ from tuned_spec.engine.events import (
     Tell,
     Ticked,
 )
-from tuned_spec.errors import UsageError
+from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.catalogue import load as load_catalogue
 from tuned_spec.knobs.files import adapters, narrowed
 from tuned_spec.ledger.history import History
@@ -83,6 +83,7 @@ def clock() -> float:
 
 def serve(options: Options) -> int:
     """Run until told to stop; everything is put back on the way out. Returns the exit status."""
+    _fill_standard_streams()
     for directory, mode in ((options.runtime_dir, 0o755), (options.state_dir, 0o750)):
         try:
             directory.mkdir(mode=mode, parents=True, exist_ok=True)
@@ -110,10 +111,12 @@ def serve(options: Options) -> int:
             try:
                 return daemon.run()
             finally:
+                # On a good way out there is nothing left to restore; on a bad one this is what counts,
+                # before anything that could fail or wait.
+                hands.ledger.restore(None)
                 daemon.close()
         finally:
-            # On a good way out there is nothing left to restore; on a bad one this is what counts.
-            hands.ledger.restore(None)
+            hands.ledger.restore(None)  # what had no descriptor to be written with has one now
             hands.close()
     finally:
         os.close(lock)
@@ -140,7 +143,7 @@ class Daemon:
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
         )
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
-        self.actor = ActorLink(options.seed)
+        self.actor = ActorLink(options.seed, options.actor)
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
@@ -202,8 +205,9 @@ class Daemon:
             if self.options.for_s is not None and t >= self.started + self.options.for_s:
                 self.stop_why = "its time was up"
                 break
-            self.poll(t)
-            self.dispatch(Ticked(clock()))
+            if not self.stop_why:
+                self.poll(t)
+                self.dispatch(Ticked(clock()))
         self.stop()
         return self.exit_status
 
@@ -234,16 +238,21 @@ class Daemon:
         self.dispatch(Observed(observation.t, observation.values))
         for client in self.control.silent(t):
             self.drop_client(client)
-        if not self.state.journal_ok:
+        if missing := self.hands.journal.missing():
+            # Should we be killed now, nobody could tell what is changed: back with it while we can.
+            self.stop_why, self.exit_status = missing, JournalError.exit_code
+        elif not self.state.journal_ok:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
 
     def keep_actor(self, t: float) -> None:
         needed = self.state.mode is not Mode.OBSERVE
         if needed and self.actor.start_at is not None and t >= self.actor.start_at:
-            self.actor.start(t)
-            assert self.actor.sock is not None
-            self.on(self.actor.sock.fileno(), select.EPOLLIN, self.hear_actor)
+            trouble = self.actor.start(t)
+            if self.actor.sock is not None:
+                self.on(self.actor.sock.fileno(), select.EPOLLIN, self.hear_actor)
+            else:
+                self.dispatch(ActorChanged(clock(), False, f"actor given up: {trouble}"))
 
     # --------------------------------------------------------------------- what comes in
 
@@ -437,6 +446,8 @@ class Daemon:
 
     def stop(self) -> None:
         sd_notify("STOPPING=1")
+        for client in tuple(self.control.clients.values()):
+            self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
         self.dispatch(Stop(clock(), self.stop_why))
         data: dict[str, object] = {"why": self.stop_why, "outcomes": self.hands.reverted}
         self.record(Record("stop", clock(), data=data))
@@ -479,3 +490,10 @@ def pressure_levels(policy: Policy) -> dict[str, float]:
 
 def _uid_of(user: str) -> int:
     return int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
+
+
+def _fill_standard_streams() -> None:
+    """Started with one of them closed, the journal would get its number, and what is printed with it."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)

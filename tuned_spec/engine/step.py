@@ -383,7 +383,7 @@ class Turn:
         for name, outcome in foreign.items():
             self.yield_knob(name, self.state.originals.get(name, ""), outcome.found, "unknown")
         originals = {k: v for k, v in self.state.originals.items() if k not in gone | foreign.keys()}
-        held = {k: v for k, v in self.state.held.items() if trial or k not in gone | foreign.keys()}
+        held = {k: v for k, v in self.state.held.items() if k not in gone | foreign.keys()}
         self.state = replace(self.state, originals=originals, held=held)
         if trial is None:
             self.all_reverted(event, gone | foreign.keys())
@@ -545,8 +545,11 @@ class Turn:
             self.revert_all("restored by the owner", event.knobs)
 
     def revert_all(self, why: str, knobs: tuple[str, ...] = ()) -> None:
+        # The ledger puts coupled knobs back together.
+        catalogue = self.state.setup.catalogue
+        touched = envelope.partners(knobs, catalogue)
         for trial in tuple(self.state.trials.values()):
-            if not knobs or set(knobs) & set(trial.knobs):
+            if not knobs or touched & envelope.partners(trial.knobs, catalogue):
                 if trial.cases_sent and trial.phase is not Phase.REVERTING:
                     self.do(Tell(Cancel(trial.id, why)))
                 self.put(replace(trial, phase=Phase.REVERTING, why=why, window=None, retry_at=self.t + 1))

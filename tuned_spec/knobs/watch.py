@@ -110,7 +110,7 @@ class Watch:
             return []
         try:
             events = os.read(self._fd, 16384)
-        except BlockingIOError:
+        except OSError:  # mostly EAGAIN; EMFILE: the kernel has dropped the event, comparing finds the write
             return []
         seen = []
         at = 0
@@ -165,6 +165,6 @@ def _load_libc() -> tuple[Any, Callable[[], int]]:
 
 def _comm(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return ""

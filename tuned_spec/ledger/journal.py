@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tuned_spec import paths
-from tuned_spec.errors import AlreadyRunning, JournalError
+from tuned_spec.errors import AlreadyRunning, JournalError, UsageError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.repair import Row
 from tuned_spec.model import Receipt, RowStatus
@@ -31,11 +31,14 @@ INDEX_LIMIT = 65536  # bytes; beyond, the index is written anew with one line a 
 def take_lock(directory: Path) -> int:
     """Hold the runtime directory for the life of the process; the descriptor is the hold.
 
-    AlreadyRunning names the process that has it.
+    AlreadyRunning names the process that has it. UsageError: others could write what we would trust.
     """
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
+        repair.demand_ours(os.fspath(directory))
         return repair.take_lock(os.fspath(directory))
+    except repair.Unusable as e:
+        raise UsageError(str(e)) from e
     except repair.Locked as e:
         raise AlreadyRunning(
             f"{directory} is {e}: stop that one first, or give this one another --runtime-dir"
@@ -100,8 +103,8 @@ class Journal:
         """
         before = {row.knob: self.rows.get(row.knob) for row in rows}
         try:
-            if self._inode() != self._file:
-                raise JournalError(f"{self.path} was removed or replaced under the daemon: restart it")
+            if missing := self.missing():
+                raise JournalError(missing)
             self._save(rows)
         except (OSError, sqlite3.Error) as e:
             for row in rows:
@@ -129,6 +132,15 @@ class Journal:
             self._save(list(rows))
         except (OSError, sqlite3.Error):
             pass  # kept in memory and in _late; a repair would compare again and find the same
+
+    def missing(self) -> str:
+        """Why what is recorded from now on would be found by nobody, or ""."""
+        try:
+            if self._inode() == self._file:
+                return ""
+        except OSError:
+            pass
+        return f"{self.path} was removed or replaced under the daemon: start it again"
 
     def close(self) -> None:
         self._db.close()

@@ -194,7 +194,7 @@ class Ledger:
                     found = repair.read(row)
                 except OSError:
                     continue  # gone or refused: a restore says so
-                if repair.compare(row, found) == "foreign":
+                if _is_foreign(row, found):
                     theirs.append((row, found))
         return self._disown(theirs)
 
@@ -308,7 +308,7 @@ class Ledger:
             raise KnobAbsent(
                 row.knob, "read", f"{row.path}: {e.strerror}", e.errno or 0, "it is left alone"
             ) from e
-        if repair.compare(row, found) == "foreign":
+        if _is_foreign(row, found):
             self._disown([(row, found)])
             raise KnobRefused(
                 row.knob,
@@ -446,6 +446,12 @@ class Ledger:
 
 
 _ORDERED = CouplingKind.ORDERED
+
+
+def _is_foreign(row: Row, found: str) -> bool:
+    """Also the original, if we did not put it there: whoever did has spoken. (A repair cannot tell that
+    from a change that was never made, and need not: it is back.)"""
+    return repair.compare(row, found) == "foreign" or (not row.pending and found != row.ours)
 
 
 def _both_ways(catalogue: Mapping[str, Knob]) -> dict[str, dict[str, CouplingKind]]:

@@ -474,6 +474,15 @@ def noter(directory: str, loaded: Loaded) -> Note:
 # ---------------------------------------------------------------------------------- the lock
 
 
+def demand_ours(directory: str) -> None:
+    """Unusable where others could plant a journal (rows are written as root) or a link in its place."""
+    owner = os.stat(directory)
+    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o002:
+        raise Unusable(
+            f"{directory} can be written by others, so its journal cannot be trusted: look at it by hand"
+        )
+
+
 def take_lock(directory: str, role: str = "daemon") -> int:
     """The descriptor that holds the runtime directory until closed; Locked with the holder's pid."""
     path = os.path.join(directory, LOCK)
@@ -585,13 +594,9 @@ def repair(
             return Report(
                 "nothing", [], [], f"no journal in {directory}: nothing was ever managed from there"
             )
-        owner = os.stat(directory)
+        demand_ours(directory)
     except FileNotFoundError:
         return Report("nothing", [], [], f"{directory} does not exist: nothing was ever managed from there")
-    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o002:
-        raise Unusable(
-            f"{directory} can be written by others, so its journal cannot be trusted: look at it by hand"
-        )
     how = "repair"
     deadline = time.monotonic() + patience_s
     while True:
