@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from tests.engine.world import FOUND, World
+from tests.engine.world import FOUND, POLICY, World
+from tuned_spec import engine
 from tuned_spec.engine import events as ev
 from tuned_spec.engine import next_wake
 from tuned_spec.model import (
@@ -302,3 +304,148 @@ def test_step_is_pure() -> None:
     observe(world, app_p95=50.0)
     assert before.trials == {} and before.started == 0
     assert world.state is not before
+
+
+# ------------------------------------------------------------- what a mutation of step.py must not survive
+
+
+def measure(world: World, arm: Arm, *writes: Write, seq: int = 1) -> str:
+    """Ask for a short window; returns the refusal at once, or ""."""
+    told = len(world.told)
+    ask = Measure(case_of(world).id, seq, arm, 0.1, 1.0, writes)
+    world.feed(ev.ActorSaid(world.t, ask))
+    return next((m.error for m in world.told[told:] if isinstance(m, Measurement)), "")
+
+
+def test_a_case_sent_again_has_the_same_deadline() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    (trial,) = world.state.trials.values()
+    world.t += 20.0
+    world.feed(ev.ActorChanged(world.t, False, "died"))
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    assert world.state.trials[trial.id].deadline == trial.deadline
+    assert case_of(world).lease_s == pytest.approx(trial.deadline - world.t)
+    world.t = trial.deadline
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel == FOUND
+
+
+def test_switches_have_a_budget() -> None:
+    world = World(Mode.LOSSY, msgspec.structs.replace(POLICY, toggles_per_minute=3))
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    observe(world, app_p95=50.0)
+    errors = []
+    for n in range(5):
+        errors.append(measure(world, (Arm.A, Arm.B)[n % 2], seq=n))
+        world.t += 0.1
+        world.feed(ev.Ticked(world.t))
+        world.t += 1.0
+        world.feed(ev.Ticked(world.t))
+    assert errors[:3] == ["", "", ""] and all("budget" in e for e in errors[3:])
+    assert len(world.written) == 1 + 3
+
+
+def test_a_window_is_not_interrupted_by_another() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    assert measure(world, Arm.B) == ""
+    assert "busy" in measure(world, Arm.A, seq=2)
+    assert world.kernel["t.plain"] == 200
+
+
+def test_a_verdict_while_an_arm_is_being_written_is_ignored() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    case = case_of(world)
+    ask = ev.ActorSaid(world.t, Measure(case.id, 1, Arm.A, 0.1, 1.0))
+    state, _ = engine.step(world.state, ask)  # the write is not answered yet
+    verdict = ev.ActorSaid(world.t, Verdict(case.id, VerdictKind.CONFIRM, "r"))
+    after, commands = engine.step(state, verdict)
+    assert after.trials == state.trials and not after.held
+    assert all(isinstance(c, ev.Note) for c in commands)
+
+
+def test_arm_c_is_written_each_time() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    for n, value in enumerate((300, 350)):
+        assert measure(world, Arm.C, Write("t.plain", value), seq=n) == ""
+        assert world.kernel["t.plain"] == value
+        for _ in range(2):
+            world.t += 1.0
+            world.feed(ev.Ticked(world.t))
+
+
+def test_a_window_lost_with_its_actor_is_not_answered_to_the_next() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    assert measure(world, Arm.B) == ""
+    world.feed(ev.ActorChanged(world.t, False, "died"))
+    world.t += 5.0
+    world.feed(ev.Ticked(world.t))
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    assert not [m for m in world.told if isinstance(m, Measurement)]
+
+
+def test_a_switch_that_is_refused_ends_the_trial() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    world.refuse.add("t.plain")
+    measure(world, Arm.A)
+    assert not world.state.trials and world.kernel == FOUND
+
+
+def test_a_case_that_is_over_is_cancelled() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    case = case_of(world)
+    world.feed(ev.Pause(world.t, restore=True))
+    assert isinstance(world.told[-1], Cancel) and world.told[-1].case == case.id
+
+
+@pytest.mark.parametrize("silence", [True, False])
+def test_a_guess_that_failed_rests(silence: bool) -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    if silence:
+        observe(world, dt=30.0, app_p95=50.0)
+    else:
+        answer(world, VerdictKind.REJECT)
+    assert "grow" in world.state.envelope.rests
+
+
+def test_time_does_not_run_backwards() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    state, _ = engine.step(world.state, ev.Ticked(0.0))
+    assert state.t == world.t
+
+
+def test_a_confirmed_value_is_held_in_the_ledger_too() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    answer(world, VerdictKind.CONFIRM)
+    assert [c for c in world.commands if isinstance(c, ev.Hold)] == [ev.Hold("t1")]
+
+
+def test_a_restore_of_a_coupled_knob_ends_the_trial() -> None:
+    """The ledger puts coupled knobs back together: to go on would be to measure, and confirm, a value
+    that is no longer there, after its owner has said no."""
+    world = started()
+    observe(world, app_other=50.0)
+    assert world.kernel["t.bytes"] == 500
+    world.feed(ev.Pause(world.t, restore=True, knobs=("t.ratio",)))
+    world.t += 2.0
+    world.feed(ev.Ticked(world.t))
+    assert "t.bytes" not in {k for t in world.state.trials.values() for k in t.knobs}
+    assert world.kernel["t.bytes"] == FOUND["t.bytes"]
+
+
+def test_an_answer_of_the_ledger_while_the_envelope_closed_opens_nothing() -> None:
+    world = started()
+    state, commands = engine.step(world.state, ev.Observed(world.t, {"app.p95": 50.0}, host=False))
+    look = next(c for c in commands if isinstance(c, ev.Look))
+    state, _ = engine.step(state, ev.Pause(world.t))
+    state, commands = engine.step(state, ev.Looked(world.t, look.rule, dict(FOUND)))
+    assert not state.trials and not [c for c in commands if isinstance(c, ev.Apply)]

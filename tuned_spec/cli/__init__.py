@@ -104,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = MODULES.get(args.command, args.command)
         code = importlib.import_module(f"tuned_spec.cli.{module}").main(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is where a service is started with its streams closed
+            sys.stdout.flush()
         return int(code)
     except TunedSpecError as error:
         sys.stdout.flush()
