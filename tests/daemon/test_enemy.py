@@ -19,9 +19,9 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="writes a real knob: needs root"),
 ]
 
-FIRST = "c = case(); n = 0; knob = c['before'][0]['knob']; low, high = c['allowed'][0]['low'], c['allowed'][0]['high']\n"
-ASK = (
-    "n += 1; say(type='measure', case=c['id'], seq=n, arm={arm}, settle_s={settle}, dwell_s={dwell}{more})\n"
+FIRST = (
+    "c = case(); n = 0; knob = c['before'][0]['knob'];"
+    "low, high = c['allowed'][0]['low'], c['allowed'][0]['high']\n"
 )
 AGAIN = "while True:\n"
 PACE = "; time.sleep(0.006)\n"
