@@ -184,6 +184,7 @@ class Daemon:
                     "mode": mode.value,
                     "policy": policy.names,
                     "actor": self.actor.kind,
+                    "alpha": policy.alpha,
                     "boot_id": self.boot_id,
                     "version": __version__,
                 },

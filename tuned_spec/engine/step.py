@@ -255,6 +255,7 @@ class Turn:
             after=guess.writes,
             deadline=self.t + guess.lease_s,
         )
+        rule = self.state.setup.rule(guess.rule)
         facts = {
             "writes": guess.writes,
             "before": before,
@@ -263,6 +264,9 @@ class Turn:
             "expect": guess.expect,
             "guard": guess.guard,
             "confidence": guess.confidence,
+            "lease_s": guess.lease_s,
+            "source": rule.source if rule else "",
+            "origin": rule.origin if rule else "",
         }
         match self.state.mode:
             case Mode.OBSERVE:
@@ -381,7 +385,10 @@ class Turn:
         failed = [o for o in event.outcomes if o.status == "failed"]
         trial = self.state.trials.get(event.trial)
         for name, outcome in foreign.items():
-            self.yield_knob(name, self.state.originals.get(name, ""), outcome.found, "unknown")
+            if name not in self.state.foreign:
+                held = self.state.held.get(name)
+                ours = held.value if held else self.state.originals.get(name, outcome.original)
+                self.yield_knob(name, ours, outcome.found, "unknown")
         originals = {k: v for k, v in self.state.originals.items() if k not in gone | foreign.keys()}
         held = {k: v for k, v in self.state.held.items() if trial or k not in gone | foreign.keys()}
         self.state = replace(self.state, originals=originals, held=held)
