@@ -477,7 +477,7 @@ RECORD_KINDS = {
     "start": "pid, mode, policy (names), actor, alpha, boot_id, version",
     "stop": "why, outcomes (list of Outcome)",
     "would": "observe mode: writes, reason, seen; as `proposed`, but nothing is done",
-    "proposed": "writes, before, reason, source, origin (file:line), seen, expect, guard, confidence, lease_s",
+    "proposed": "writes, before, reason, source, origin, seen, expect, guard, confidence, lease_s",
     "refused": "code, what, writes, times (folded repeats)",
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",

@@ -302,3 +302,12 @@ def test_step_is_pure() -> None:
     observe(world, app_p95=50.0)
     assert before.trials == {} and before.started == 0
     assert world.state is not before
+
+
+def test_lossless_goes_back_when_the_actor_dies_in_a_window() -> None:
+    world = started(Mode.LOSSLESS)
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 1, Arm.B, 0.5, 1.0)))
+    assert world.kernel["t.plain"] == 200
+    world.feed(ev.ActorChanged(world.t, False, "died"))
+    assert world.kernel == FOUND

@@ -333,8 +333,8 @@ class Turn:
                 trial = replace(trial, phase=Phase.JUDGING, after=event.after)
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
-                if trial.window is None:  # lossless: back on A after a window, or between cases
-                    self.put(replace(trial, phase=Phase.JUDGING))
+                if trial.window is None:  # back on A, or the actor died while its arm was being written
+                    self.rest_on_a(self.put(replace(trial, phase=Phase.JUDGING)))
                     return
                 opens = self.t + trial.window.ask.settle_s
                 window = replace(trial.window, opens=opens, closes=opens + trial.window.ask.dwell_s)
@@ -386,8 +386,8 @@ class Turn:
         trial = self.state.trials.get(event.trial)
         for name, outcome in foreign.items():
             if name not in self.state.foreign:
-                held = self.state.held.get(name)
-                ours = held.value if held else self.state.originals.get(name, outcome.original)
+                last = self.state.held.get(name)
+                ours = last.value if last else self.state.originals.get(name, outcome.original)
                 self.yield_knob(name, ours, outcome.found, "unknown")
         originals = {k: v for k, v in self.state.originals.items() if k not in gone | foreign.keys()}
         held = {k: v for k, v in self.state.held.items() if trial or k not in gone | foreign.keys()}
@@ -518,7 +518,9 @@ class Turn:
                 continue
             if not event.alive:
                 # Its windows died with it. The change itself stays until its lease ends.
-                self.put(replace(trial, window=None))
+                trial = self.put(replace(trial, window=None))
+                if trial.phase is Phase.JUDGING:
+                    self.rest_on_a(trial)
             elif trial.phase is Phase.JUDGING and trial.cases_sent < CASES_A_TRIAL:
                 self.send_case(trial)
 
@@ -604,8 +606,11 @@ class Turn:
         ask = window.ask
         trial = self.put(replace(trial, window=None, measured=trial.measured + 1))
         self.do(Tell(Measurement(ask.case, ask.seq, ask.arm, dict(window.samples))))
+        self.rest_on_a(trial)
+
+    def rest_on_a(self, trial: Trial) -> None:
+        """In lossless nothing stays changed while the actor thinks: the window was all it asked for."""
         if self.state.mode is Mode.LOSSLESS and trial.arm is not Arm.A:
-            # Nothing stays changed while the actor thinks: the window was all it asked for.
             self.put(replace(trial, arm=Arm.A, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, trial.before))
 
