@@ -143,7 +143,8 @@ def result(act: Act, entries: Sequence[Entry], witness: Witness) -> Result:
     verdict = next((e.data for e in trial if e.kind == "verdict"), None)
     end = next((e.kind for e in trial[::-1] if e.kind in (*ENDS, "would")), "still open")
     spans = changed_spans(act, witness)
-    new = spans[-1][2] if spans else ""
+    guessed: Any = first.data["writes"]
+    new = spans[-1][2] if spans else ", ".join(_value(w["value"]) for w in guessed)
     last = [(start, stop) for start, stop, text in spans if text == new]
     before = _median(witness, act, [(0.0, first.t)])
     return Result(act, verdict, end, before, _median(witness, act, last), new)

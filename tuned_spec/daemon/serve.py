@@ -421,7 +421,7 @@ class Daemon:
         live = {}
         for name in command.knobs:
             refusal = self.ledger.reversible(name)
-            # Without root nothing is writable, and nothing is written: what root's daemon would do is still said.
+            # Without root nothing can be written, nor is it: what root's daemon would do is still said.
             if refusal and not (refusal.code == "read_only" and os.geteuid() != 0):
                 return Looked(clock(), command.rule, {}, refusal)
             try:
