@@ -196,9 +196,11 @@ def rows(results: Sequence[Result], witness: Witness) -> tuple[tuple[str, ...], 
 def outcome(r: Result) -> str:
     if r.verdict is not None:
         return f"{_past(r.verdict['kind'])}, {figures(r.verdict)}"
-    return {"would": "observed only: nothing was written", "reverted": "put back without a verdict"}.get(
-        r.end, r.end
-    )
+    return {
+        "would": "observed only: nothing was written",
+        "reverted": "put back without a verdict",
+        "still open": "stopped before a verdict, and put back",
+    }.get(r.end, r.end)
 
 
 def headline(results: Sequence[Result], proof: str) -> str:
