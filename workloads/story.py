@@ -111,7 +111,7 @@ def figures(verdict: Mapping[str, Any]) -> str:
 
 
 def _past(kind: str) -> str:
-    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "better, and bettered"}[kind]
+    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "confirmed with a better value"}[kind]
 
 
 def _writes(writes: Sequence[Mapping[str, Any]]) -> str:

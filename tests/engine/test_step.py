@@ -139,7 +139,7 @@ def test_a_window_takes_only_what_was_seen_while_it_was_open() -> None:
     observe(world, dt=0.2, app_p95=7.0)
     measured = [m for m in world.told if isinstance(m, Measurement)]
     assert len(measured) == 1 and measured[0].seq == 7 and measured[0].error == ""
-    assert measured[0].samples == {"app.p95": (3.0, 4.0, 6.0), "app.max": (5.0,)}
+    assert measured[0].samples == {"app.p95": (3.0, 4.0, 6.0), "app.max": (5.0,), "app.other": (9.0,)}
 
 
 def test_host_figures_never_span_two_arms() -> None:

@@ -74,7 +74,10 @@ class ActorLink:
         """Queue a message; returns why the actor must be given up, or ""."""
         if self.sock is None:
             return ""
-        self._unsent += encode(message)
+        try:
+            self._unsent += encode(message)
+        except ProtocolError as error:
+            return f"a message to it cannot be sent: {error}"
         return self.flush()
 
     def flush(self) -> str:
