@@ -24,13 +24,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from tests.ledger import entries as e
 from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Write, Writes
+from workloads import trouble as e
 
 PYTHON = "/usr/bin/python3"
 LIBC = ctypes.CDLL(None)

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.conftest import BY, Opened, outside, shown
-from tests.ledger.entries import (
+from tuned_spec.errors import JournalError, KnobAbsent, KnobRefused
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import Coupling, CouplingKind, Knob, KnobType, Write
+from workloads.trouble import (
     BACKGROUND_BYTES,
     BACKGROUND_RATIO,
     CATALOGUE,
@@ -22,11 +27,6 @@ from tests.ledger.entries import (
     SWAPPINESS,
     TCP_RMEM,
 )
-from tuned_spec.errors import JournalError, KnobAbsent, KnobRefused
-from tuned_spec.ledger import repair
-from tuned_spec.ledger.journal import Journal
-from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Coupling, CouplingKind, Knob, KnobType, Write
 
 pytestmark = pytest.mark.kernel
 
