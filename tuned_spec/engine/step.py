@@ -187,8 +187,9 @@ class Turn:
         setup = self.state.setup
         memory, fired = speculator.advance(setup.policy.rules, self.state.rules, observation, setup.stale_s)
         self.state = replace(self.state, rules=memory)
+        busy = {trial.proposal.rule for trial in self.state.trials.values()}  # their own guess is out already
         for rule in fired:
-            if rule.id in self.state.looking:
+            if rule.id in self.state.looking or rule.id in busy:
                 continue
             knobs = tuple(dict.fromkeys(action.knob for action in rule.do))
             randomised = all(setup.catalogue[k].alternable for k in knobs if k in setup.catalogue)
