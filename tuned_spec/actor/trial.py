@@ -36,6 +36,7 @@ from tuned_spec.model import (
     Write,
     Writes,
 )
+from tuned_spec.windows import LEASE_SHARE, TURN_S
 
 Asked = Measure | Probe
 Answer = Measurement | ProbeAnswer
@@ -48,8 +49,6 @@ GOOD_PAIRS = 8  # windows are shortened, down to the knob's own minimum, until t
 MOST_EMPTY = 6  # windows without a sample before the trial gives up
 MOST_STALLED = 3  # the same, more on the new arm than on the old: dropping those pairs would flatter it
 MOST_FURTHER = 12  # pairs spent on looking for a still better value
-LEASE_SHARE = 0.9  # the rest of the lease is for the verdict's way back
-TURN_S = 0.05  # what a toggle and its messages may take beside settling and dwelling
 LARGEST_RATIO = 1e3  # a share that falls to 0 has no logarithm
 
 # `p95_ms`, `latency.max_us`: head, statistic, unit.

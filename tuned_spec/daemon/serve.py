@@ -6,6 +6,7 @@ nothing: that is the engine's. Single-threaded but for the history's writer.
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import select
@@ -72,6 +73,7 @@ from tuned_spec.speculate.rules import RulesMemory, inert
 from tuned_spec.speculate.rules import metrics as metrics_of
 
 LONGEST_WAIT_S = 5.0
+GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
 
@@ -137,7 +139,7 @@ class Daemon:
         self.inert = inert(policy.rules, self.sense.absent() | hands.unusable(knobs))
         hands.watch_over(knobs)
         self.gauges = GaugeSocket(
-            options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
+            options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed)
@@ -476,6 +478,14 @@ def pressure_levels(policy: Policy) -> dict[str, float]:
                     levels[condition.metric] = min(before, condition.level)
                 condition = condition.fallback
     return levels
+
+
+def _gid_of(group: str) -> int:
+    """-1, which leaves a file's group as it is, where there is no such group or we may not give it away."""
+    try:
+        return grp.getgrnam(group).gr_gid if os.geteuid() == 0 else -1
+    except KeyError:
+        return -1
 
 
 def _uid_of(user: str) -> int:
