@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tests.actor.cases import CASE, KNOB, Window, allowed, answer, case, drive, guard, is_new
+from tuned_spec import windows
 from tuned_spec.actor import stats, trial
 from tuned_spec.model import (
     Arm,
@@ -257,7 +258,7 @@ def test_it_never_asks_for_more_than_the_lease_holds(
             question = flow.send(answer(question, window(question)))
     except StopIteration as end:
         assert isinstance(end.value, Verdict)
-    assert sum(m.settle_s + m.dwell_s for m in asked) <= trial.LEASE_SHARE * lease
+    assert sum(m.settle_s + m.dwell_s for m in asked) <= windows.LEASE_SHARE * lease
 
 
 def test_windows_shrink_to_the_knobs_own_minimum_so_that_eight_pairs_fit() -> None:
