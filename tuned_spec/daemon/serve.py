@@ -219,7 +219,9 @@ class Daemon:
             self.epoll.unregister(fd)
 
     def poll(self, t: float) -> None:
-        due = [self.next_tick, engine.next_wake(self.state), self.actor.start_at, t + LONGEST_WAIT_S]
+        due = [self.next_tick, engine.next_wake(self.state), t + LONGEST_WAIT_S]
+        if self.needs_actor:
+            due.append(self.actor.start_at)
         if self.options.for_s is not None:
             due.append(self.started + self.options.for_s)
         wait = max(0.0, min(x for x in due if x is not None) - clock())
@@ -241,9 +243,12 @@ class Daemon:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
 
+    @property
+    def needs_actor(self) -> bool:
+        return self.state.mode is not Mode.OBSERVE
+
     def keep_actor(self, t: float) -> None:
-        needed = self.state.mode is not Mode.OBSERVE
-        if needed and self.actor.start_at is not None and t >= self.actor.start_at:
+        if self.needs_actor and self.actor.start_at is not None and t >= self.actor.start_at:
             self.actor.start(t)
             assert self.actor.sock is not None
             self.on(self.actor.sock.fileno(), select.EPOLLIN, self.hear_actor)

@@ -83,7 +83,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case Observed():
             turn.observed(event)
         case Ticked():
-            pass
+            turn.ticked()
         case Looked():
             turn.looked(event)
         case Applied():
@@ -167,6 +167,12 @@ class Turn:
             if trial.window and trial.phase is Phase.JUDGING:
                 self.put(replace(trial, window=self.collect(trial, trial.window, event)))
         self.guess(Observation(self.t, event.values))
+
+    def ticked(self) -> None:
+        """A rule's `for` may end although nothing new was seen."""
+        due = speculator.next_check(self.state.rules, self.t)
+        if due is not None and due <= self.t:
+            self.guess(Observation(self.t, {}))
 
     def collect(self, trial: Trial, window: Window, event: Observed) -> Window:
         """A measurement takes what was seen while it was open."""
