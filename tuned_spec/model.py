@@ -474,10 +474,10 @@ class Record(Frozen, frozen=True):
 
 # kind -> what `data` holds
 RECORD_KINDS = {
-    "start": "pid, mode, policies, actor, boot_id, version",
+    "start": "pid, mode, policy (names), actor, alpha, boot_id, version",
     "stop": "why, outcomes (list of Outcome)",
     "would": "observe mode: writes, reason, seen; as `proposed`, but nothing is done",
-    "proposed": "writes, reason, seen (the rule's metrics), expect, guard, confidence",
+    "proposed": "writes, before, reason, source, origin, seen, expect, guard, confidence, lease_s",
     "refused": "code, what, writes, times (folded repeats)",
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",

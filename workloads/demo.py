@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from tuned_spec import paths
-from tuned_spec.cli.live import ask, lock_holder
+from tuned_spec.cli import live
 from tuned_spec.errors import TunedSpecError
 from tuned_spec.ledger.history import Entry, read
 from tuned_spec.report.picture import Table, page
@@ -213,8 +213,7 @@ class Demo:
     def daemon_line(self) -> str:
         if self.daemon is None or self.daemon.poll() is not None:
             return "daemon: dead"
-        status = ask(self.runtime, "status") or {}
-        trials = status.get("open")
+        trials = live.daemon(self.runtime).status.get("open")
         line = f"daemon: process {self.daemon.pid}"
         for trial in trials if isinstance(trials, list) else []:
             line += f", on trial: {trial['rule']}, arm {trial['arm']}, {trial['pairs']} pairs"
@@ -324,7 +323,7 @@ def give_to_caller(place: Path) -> None:
 
 def obstacle(demo: Demo) -> str:
     """Why the demo cannot be run here, or ""."""
-    if pid := lock_holder(paths.runtime_dir()):
+    if pid := live.lock_holder(paths.runtime_dir()):
         return f"a tuned-spec daemon runs here (process {pid}); stop it first, two would disturb each other"
     missing = [act.knob for act in demo.acts if act.knob not in demo.witness.start]
     if missing:

@@ -11,6 +11,7 @@ must show what it showed before, read from outside. Prints one summary line; exi
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import signal
@@ -23,15 +24,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from tests.ledger import entries as e
 from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Write, Writes
+from workloads import trouble as e
 
 PYTHON = "/usr/bin/python3"
+LIBC = ctypes.CDLL(None)
 BY = adapters()
 PATHS = {id: BY[knob.adapter].path(knob) for id, knob in e.CATALOGUE.items()}
 
@@ -107,6 +109,7 @@ def child(directory: Path, work: Callable[[Ledger], None], checkpoint: repair.Ch
         return pid
     code = 1
     try:
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no busy loop outlives this program
         lock = take_lock(directory)
         ledger = Ledger(e.CATALOGUE, BY, Journal(directory, repair.boot_id()), time.monotonic, checkpoint)
         work(ledger)
@@ -280,7 +283,9 @@ def main(argv: list[str]) -> int:
             for name, matrix in (("ledger", boundaries), ("repair", repair_boundaries)):
                 points, failed = matrix()
                 wrong += failed
-                print(f"{name}: {points - len(failed)} of {points} checkpoints with every knob back")
+                print(
+                    f"{name}: {points - len(failed)} of {points} checkpoints with every knob back", flush=True
+                )
         killed_repairs, lost = random_kills(args.runs, args.seed)
     print(
         f"random kills: {args.runs - len(lost)} of {args.runs} with every knob back; "

@@ -20,13 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
-from tests.ledger import entries as e
 from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Knob, KnobType, Write
+from workloads import trouble as e
 
 BY = adapters()
 

@@ -111,7 +111,7 @@ def figures(verdict: Mapping[str, Any]) -> str:
 
 
 def _past(kind: str) -> str:
-    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "better, and bettered"}[kind]
+    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "confirmed with a better value"}[kind]
 
 
 def _writes(writes: Sequence[Mapping[str, Any]]) -> str:
@@ -143,7 +143,8 @@ def result(act: Act, entries: Sequence[Entry], witness: Witness) -> Result:
     verdict = next((e.data for e in trial if e.kind == "verdict"), None)
     end = next((e.kind for e in trial[::-1] if e.kind in (*ENDS, "would")), "still open")
     spans = changed_spans(act, witness)
-    new = spans[-1][2] if spans else ""
+    guessed: Any = first.data["writes"]
+    new = spans[-1][2] if spans else ", ".join(_value(w["value"]) for w in guessed)
     last = [(start, stop) for start, stop, text in spans if text == new]
     before = _median(witness, act, [(0.0, first.t)])
     return Result(act, verdict, end, before, _median(witness, act, last), new)
@@ -195,9 +196,11 @@ def rows(results: Sequence[Result], witness: Witness) -> tuple[tuple[str, ...], 
 def outcome(r: Result) -> str:
     if r.verdict is not None:
         return f"{_past(r.verdict['kind'])}, {figures(r.verdict)}"
-    return {"would": "observed only: nothing was written", "reverted": "put back without a verdict"}.get(
-        r.end, r.end
-    )
+    return {
+        "would": "observed only: nothing was written",
+        "reverted": "put back without a verdict",
+        "still open": "stopped before a verdict, and put back",
+    }.get(r.end, r.end)
 
 
 def headline(results: Sequence[Result], proof: str) -> str:

@@ -174,7 +174,7 @@ def run_case(
     raise RuntimeError("the actor left within a case; its complaint is above")
 
 
-def make_case(name: str, dwell_s: float) -> Case:
+def make_case(name: str, dwell_s: float, max_pairs: int) -> Case:
     knob = Knob(name, "sysctl", name, KnobType.INT, "", "", "", dwell_s=dwell_s)
     return Case(
         id=name,
@@ -194,7 +194,7 @@ def make_case(name: str, dwell_s: float) -> Case:
         fresh_instances=False,
         lease_s=60.0,
         alpha=ALPHA,
-        max_pairs=24,
+        max_pairs=max_pairs,
         history={},
     )
 
@@ -270,6 +270,7 @@ def main() -> int:
     parser.add_argument(
         "--dwell", type=float, default=0.1, help="seconds a window lasts; policies have 1 or more"
     )
+    parser.add_argument("--max-pairs", type=int, default=24, help="as a policy's max_pairs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("calibration.jsonl"))
     args = parser.parse_args()
@@ -291,7 +292,9 @@ def main() -> int:
             start = time.monotonic()
             verdicts = []
             for number in range(group.trials):
-                verdict = run_case(door, reports, make_case(f"{group.name}-{number}", args.dwell), group.hold)
+                verdict = run_case(
+                    door, reports, make_case(f"{group.name}-{number}", args.dwell, args.max_pairs), group.hold
+                )
                 verdicts.append(verdict)
                 out.write(json.dumps({"group": group.name, **msgspec.to_builtins(verdict)}) + "\n")
                 out.flush()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tests.actor.cases import CASE, KNOB, Window, allowed, answer, case, drive, guard, is_new
+from tuned_spec import windows
 from tuned_spec.actor import stats, trial
 from tuned_spec.model import (
     Arm,
@@ -127,7 +128,7 @@ def test_arms_come_in_pairs_whose_order_is_drawn() -> None:
 def test_a_guard_that_gets_worse_rejects_what_the_metric_would_confirm() -> None:
     verdict, _ = judged(case(guard=(guard("app.errors"),)), steady(p95_ms=(10, 5), errors=(1.0, 1.5)))
     assert verdict.kind is VerdictKind.REJECT
-    assert "guard worse: app.errors -" in verdict.reason
+    assert "guard worse: app.errors worse by" in verdict.reason
     assert verdict.guards["app.errors"].startswith("worse")
 
 
@@ -257,7 +258,7 @@ def test_it_never_asks_for_more_than_the_lease_holds(
             question = flow.send(answer(question, window(question)))
     except StopIteration as end:
         assert isinstance(end.value, Verdict)
-    assert sum(m.settle_s + m.dwell_s for m in asked) <= trial.LEASE_SHARE * lease
+    assert sum(m.settle_s + m.dwell_s for m in asked) <= windows.LEASE_SHARE * lease
 
 
 def test_windows_shrink_to_the_knobs_own_minimum_so_that_eight_pairs_fit() -> None:
@@ -361,7 +362,7 @@ def test_a_value_that_measured_still_better_overwrites() -> None:
     verdict, asked = judged(case(allowed=allowed(500, 9000)), by_value({3000: 10, 2000: 6, 1000: 3}))
     assert verdict.kind is VerdictKind.OVERWRITE
     assert verdict.writes == (Write(KNOB.id, 1000),)
-    assert "against that better" in verdict.reason
+    assert "against that: app.p95_ms better" in verdict.reason
     assert {m.arm for m in asked} == {Arm.A, Arm.B, Arm.C}
     assert all(bool(m.writes) == (m.arm is Arm.C) for m in asked)
 

@@ -131,7 +131,7 @@ REPLY = {
     "foreign": [{"knob": "vm.dirty_ratio", "ours": 10, "found": 15, "writer": "sysctl[99]"}],
     "refusals": {"cooldown": 12, "budget": 1},
     "metrics": {"app.p95_ms": 12.5},
-    "rejected_samples": {"wrong owner": 4},
+    "rejected_samples": {"wrong_owner": 4},
     "inert": [{"rule": "slices", "reason": "sched.base_slice_ns is absent"}],
     "tick_s": 1.0,
     "added_later": {"by": "a newer daemon"},
@@ -170,7 +170,7 @@ def test_a_running_daemon_is_shown_whole(place: Place) -> None:
         "4096 131072 6291456",
         "sysctl[99]",
         "cooldown 12, budget 1",
-        "wrong owner 4",
+        "does not own the metric",
         "sched.base_slice_ns is absent",
         "false confirmations: at most 5%",
     ):

@@ -141,7 +141,7 @@ def test_a_window_takes_only_what_was_seen_while_it_was_open() -> None:
     observe(world, dt=0.2, app_p95=7.0)
     measured = [m for m in world.told if isinstance(m, Measurement)]
     assert len(measured) == 1 and measured[0].seq == 7 and measured[0].error == ""
-    assert measured[0].samples == {"app.p95": (3.0, 4.0, 6.0), "app.max": (5.0,)}
+    assert measured[0].samples == {"app.p95": (3.0, 4.0, 6.0), "app.max": (5.0,), "app.other": (9.0,)}
 
 
 def test_host_figures_never_span_two_arms() -> None:
@@ -304,6 +304,15 @@ def test_step_is_pure() -> None:
     observe(world, app_p95=50.0)
     assert before.trials == {} and before.started == 0
     assert world.state is not before
+
+
+def test_lossless_goes_back_when_the_actor_dies_in_a_window() -> None:
+    world = started(Mode.LOSSLESS)
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 1, Arm.B, 0.5, 1.0)))
+    assert world.kernel["t.plain"] == 200
+    world.feed(ev.ActorChanged(world.t, False, "died"))
+    assert world.kernel == FOUND
 
 
 # ------------------------------------------------------------- what a mutation of step.py must not survive

@@ -80,10 +80,12 @@ def rule(name: str, *actions: Action, metric: str = "app.p95", **more: object) -
     return Rule(**{**facts, **more})  # type: ignore[arg-type]
 
 
+LATE = When("app.max", ">", 10.0, 5.0, for_s=2.0)
 RULES = (
     rule("grow", Action("t.plain", Op.MULTIPLY, 2.0)),
     rule("shrink", Action("t.plain", Op.ADD, -30), metric="app.other"),
     rule("slow", Action("t.slow", Op.SET, 9), metric="cpu.busy"),
+    rule("late", Action("t.slow", Op.SET, 11), metric="app.max", when=(LATE,)),
     rule("pair", Action("t.bytes", Op.SET, 500), metric="app.other"),
 )
 POLICY = Policy(

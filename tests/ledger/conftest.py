@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.entries import CATALOGUE, alone
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
+from workloads.trouble import CATALOGUE
 
 BY = adapters()
 PATHS = {id: BY[knob.adapter].path(knob) for id, knob in CATALOGUE.items()}
@@ -38,16 +38,15 @@ def host() -> Iterator[dict[str, str]]:
     missing = [str(path) for path in PATHS.values() if not os.access(path, os.W_OK)]
     if missing:
         pytest.skip(f"this host does not offer {', '.join(missing)}")
-    with alone():
-        before = {knob: shown(knob) for knob in CATALOGUE}
-        try:
-            yield before
-            assert {knob: shown(knob) for knob in CATALOGUE} == before
-        finally:
-            for _ in range(2):  # a scheduler resets what is written before it
-                for knob, text in before.items():
-                    if shown(knob) != text and text != "0":
-                        outside(knob, text)
+    before = {knob: shown(knob) for knob in CATALOGUE}
+    try:
+        yield before
+        assert {knob: shown(knob) for knob in CATALOGUE} == before
+    finally:
+        for _ in range(2):  # a scheduler resets what is written before it
+            for knob, text in before.items():
+                if shown(knob) != text and text != "0":
+                    outside(knob, text)
 
 
 Opened = Callable[..., Ledger]

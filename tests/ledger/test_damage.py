@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.conftest import BY, Opened, shown
-from tests.ledger.entries import (
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import Write
+from workloads.trouble import (
     BACKGROUND_BYTES,
     CATALOGUE,
     DEFRAG,
@@ -22,10 +26,6 @@ from tests.ledger.entries import (
     SWAPPINESS,
     TCP_RMEM,
 )
-from tuned_spec.ledger import repair
-from tuned_spec.ledger.journal import Journal
-from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Write
 
 pytestmark = pytest.mark.kernel
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.ledger.conftest import BY, Opened, outside, shown
-from tests.ledger.entries import (
+from tuned_spec.errors import JournalError, KnobAbsent, KnobRefused
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import Coupling, CouplingKind, Knob, KnobType, Write
+from workloads.trouble import (
     BACKGROUND_BYTES,
     BACKGROUND_RATIO,
     CATALOGUE,
@@ -22,11 +29,6 @@ from tests.ledger.entries import (
     SWAPPINESS,
     TCP_RMEM,
 )
-from tuned_spec.errors import JournalError, KnobAbsent, KnobRefused
-from tuned_spec.ledger import repair
-from tuned_spec.ledger.journal import Journal
-from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Coupling, CouplingKind, Knob, KnobType, Write
 
 pytestmark = pytest.mark.kernel
 
@@ -313,3 +315,49 @@ def test_another_boots_rows_are_void(opened: Opened, host: dict[str, str], tmp_p
     assert Ledger(CATALOGUE, BY, later, lambda: 0.0).restore() == ()
     assert shown(SWAPPINESS) == "31"
     later.close()
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A control group of our own: a directory of knobs that can vanish."""
+    roots = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line]
+    if os.geteuid() or not roots or not roots[0].startswith("/sys/"):
+        pytest.skip("makes a control group below /sys: needs root and cgroup2 there")
+    group = Path(roots[0]) / f"tuned-spec-test-{os.getpid()}"
+    group.mkdir()
+    yield group
+    if group.exists():
+        group.rmdir()
+
+
+@pytest.mark.kernel
+def test_a_knob_that_vanishes_while_it_is_changed_is_void_and_the_others_go_back(
+    cgroup: Path, host: dict[str, str], tmp_path: Path
+) -> None:
+    file = cgroup / "cgroup.max.depth"
+    gone = Knob(
+        id="cgroup.depth",
+        adapter="sysfs",
+        target=str(file.relative_to("/sys")),
+        type=KnobType.CHOICE,
+        unit="levels",
+        summary="for tests",
+        source="Documentation/admin-guide/cgroup-v2.rst",
+        choices=("max", "5"),
+    )
+    journal = Journal(tmp_path, repair.boot_id())
+    ledger = Ledger({**CATALOGUE, gone.id: gone}, BY, journal, time.monotonic)
+    try:
+        ledger.apply("t", "r", (Write(gone.id, "5"), Write(SWAPPINESS, 33)))
+        assert file.read_text() == "5\n"
+        cgroup.rmdir()
+        assert not ledger.audit(), "a knob that is gone was not written by anybody"
+        outcomes = {o.knob: o for o in ledger.restore()}
+        assert outcomes[gone.id].status == "void" and "gone" in outcomes[gone.id].why
+        assert shown(SWAPPINESS) == host[SWAPPINESS]
+        cgroup.mkdir()  # back under its name, with another inode behind it
+        ledger.restore()
+        assert file.read_text() == "max\n"
+    finally:
+        ledger.restore()
+        journal.close()

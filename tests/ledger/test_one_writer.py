@@ -46,7 +46,8 @@ def test_only_the_ledger_calls_an_adapters_write() -> None:
 
 
 def test_only_adapters_and_repair_write_to_descriptors_of_knobs() -> None:
-    opened_to_write = places((f, c) for f, c in calls() if name(c) == "open" and "O_WRONLY" in ast.dump(c))
+    writing = ((f, c) for f, c in calls() if name(c) == "open" and "O_WRONLY" in ast.dump(c))
+    opened_to_write = places((f, c) for f, c in writing if ast.unparse(c.args[0]) != "os.devnull")
     assert opened_to_write == {REPAIR, "knobs/files.py"}
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.ledger.conftest import Opened, shown
-from tests.ledger.entries import DIRTY_BYTES, DIRTY_RATIO, READ_AHEAD, SWAPPINESS, TCP_RMEM
 from tuned_spec.errors import AlreadyRunning, JournalError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import Write
+from workloads.trouble import DIRTY_BYTES, DIRTY_RATIO, READ_AHEAD, SWAPPINESS, TCP_RMEM
 
 PYTHON = "/usr/bin/python3"
 SOURCE = Path(repair.__file__)
@@ -301,7 +301,7 @@ SICK = """
 import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.ledger.entries import CATALOGUE, READ_AHEAD, SWAPPINESS
+from workloads.trouble import CATALOGUE, READ_AHEAD, SWAPPINESS
 from tuned_spec.errors import JournalError
 from tuned_spec.knobs.files import adapters
 from tuned_spec.ledger import repair

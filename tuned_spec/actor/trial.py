@@ -36,6 +36,7 @@ from tuned_spec.model import (
     Write,
     Writes,
 )
+from tuned_spec.windows import LEASE_SHARE, TURN_S
 
 Asked = Measure | Probe
 Answer = Measurement | ProbeAnswer
@@ -48,8 +49,6 @@ GOOD_PAIRS = 8  # windows are shortened, down to the knob's own minimum, until t
 MOST_EMPTY = 6  # windows without a sample before the trial gives up
 MOST_STALLED = 3  # the same, more on the new arm than on the old: dropping those pairs would flatter it
 MOST_FURTHER = 12  # pairs spent on looking for a still better value
-LEASE_SHARE = 0.9  # the rest of the lease is for the verdict's way back
-TURN_S = 0.05  # what a toggle and its messages may take beside settling and dwelling
 LARGEST_RATIO = 1e3  # a share that falls to 0 has no logarithm
 
 # `p95_ms`, `latency.max_us`: head, statistic, unit.
@@ -212,7 +211,7 @@ class Tally:
         low, high = stats.bounds(self.seen, self.case.alpha)
         way = self.aim.way
         between = ", ".join(_percent(effect_of(x, way)) if math.isfinite(x) else "?" for x in (low, high))
-        return f"{self.aim.metric} {_percent(self.effect())} [{between}] in {len(self.seen)} pairs"
+        return f"{self.aim.metric} {_better(self.effect())} [{between}] in {len(self.seen)} pairs"
 
     def guard_state(self, guard: Watch) -> tuple[str, str]:
         """("held" | "worse" | "unclear", figures)."""
@@ -220,7 +219,7 @@ class Tally:
         allowed = f"may get worse by {_percent(-effect_of(guard.floor, guard.way)).lstrip('+')}"
         if not ratios:
             return "unclear", f"no samples, {allowed}"
-        figures = f"{_percent(effect_of(median(ratios), guard.way))} in {len(ratios)} pairs, {allowed}"
+        figures = f"{_better(effect_of(median(ratios), guard.way))} in {len(ratios)} pairs, {allowed}"
         if stats.evidence(ratios, guard.floor) >= 1 / self.case.alpha:
             return "held", figures
         if stats.evidence_below(ratios, guard.floor) >= 1 / HARM_ALPHA:
@@ -232,7 +231,7 @@ class Tally:
         n, enough = len(self.seen), 1 / self.case.alpha
         states = {guard.name: self.guard_state(guard) for guard in self.guards}
         if stats.evidence_below(self.seen) >= 1 / HARM_ALPHA:
-            return Finding(VerdictKind.REJECT, f"worse: {self.figures()}")
+            return Finding(VerdictKind.REJECT, self.figures())
         if worse := [f"{name} {figures}" for name, (state, figures) in states.items() if state == "worse"]:
             return Finding(VerdictKind.REJECT, f"guard worse: {'; '.join(worse)}; {self.figures()}")
         if stats.evidence_below(self.seen, self.target) >= 1 / FUTILE_ALPHA:
@@ -241,7 +240,7 @@ class Tally:
         shown = value >= enough and median(self.seen) >= self.target
         unclear = [f"{name} {figures}" for name, (state, figures) in states.items() if state == "unclear"]
         if shown and not unclear:
-            return Finding(VerdictKind.CONFIRM, f"better: {self.figures()}")
+            return Finding(VerdictKind.CONFIRM, self.figures())
         silent = [guard.metric for guard in self.guards if not self.ratios[guard]]
         if silent and n >= stats.fewest_pairs(self.case.alpha):
             what = f"guard unclear: no samples of {', '.join(silent)}"
@@ -294,7 +293,7 @@ def judge(case: Case, rng: Random) -> Flow:
         second = yield from _compare(bench, beyond, (Arm.B, Arm.C), further, MOST_FURTHER)
         if second.kind is VerdictKind.CONFIRM:
             value = f"{further[0].knob}={further[0].value}"
-            text = f"{finding.reason}; {value} against that {second.reason}"
+            text = f"{finding.reason}; {value} against that: {second.reason}"
             return tally.verdict(Finding(VerdictKind.OVERWRITE, text), further)
     if finding.kind is VerdictKind.REJECT and bench.note:
         finding = Finding(finding.kind, f"{finding.reason} ({bench.note})")
@@ -386,7 +385,7 @@ def _before_after(bench: Bench) -> Flow:
         )
     effect = effect_of(ratio, expect.way)
     reason = (
-        f"arms cannot be alternated; before and after only: {expect.metric} {_percent(effect)} "
+        f"arms cannot be alternated; before and after only: {expect.metric} {_better(effect)} "
         f"({counts}), which a change of load explains as well; "
         "to keep it, set the knob yourself (sysctl.d)"
     )
@@ -433,3 +432,8 @@ def _rank(stat: str) -> float:
 
 def _percent(effect: float) -> str:
     return f"{effect:+.1%}"
+
+
+def _better(effect: float) -> str:
+    """In words, for the sign alone would read as the metric's own direction."""
+    return f"{'better' if effect >= 0 else 'worse'} by {abs(effect):.1%}"

@@ -179,7 +179,9 @@ def _rules(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
     try:
         policy = load_policy(names or ["default"], host, args).policy
     except PolicyError as error:
-        if names:  # it was run from a file of its own, or has gone since: `check FILE` is the way
+        if names:  # it was run from a file of its own, or has gone since
+            what = f"{' + '.join(names)}, the last that ran, is no policy by that name"
+            yield Finding("policy", "note", what, "tuned-spec check FILE tells which of its rules are inert")
             return
         do = "tuned-spec check shows all; correct them"
         yield Finding("policy", "problem", f"{len(error.problems)} problems: {error.problems[0]}", do)

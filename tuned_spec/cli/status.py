@@ -165,7 +165,7 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
     status = msgspec.convert(reply, Status)
     state = show.paint("running", "green") + (show.paint(", paused", "yellow") if status.paused else "")
     print(f"tuned-spec {state}: process {status.pid} for {show.span(status.since_s)}")
-    print(f"  mode     {status.mode}, policy {' + '.join(status.policy)}, a tick each {status.tick_s:g} s")
+    print(f"  mode     {status.mode}, policy {' + '.join(status.policy)}, a tick each {status.tick_s:.1f} s")
     actor = status.actor
     word = f"alive, process {actor.pid}" if actor.alive else show.paint("not alive", "red")
     if status.mode == "observe" and not actor.alive:
@@ -206,7 +206,7 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
     )
     section("inert here", ("RULE", "WHY"), [(i.rule, i.reason) for i in status.inert])
     print_counts("refusals", status.refusals)
-    print_counts("rejected samples", status.rejected_samples)
+    print_rejected({why: n for why, n in status.rejected_samples.items() if n})
     print_judged(judged, trouble)
 
 
@@ -246,6 +246,14 @@ def section(title: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) 
     if rows:
         print(f"\n{show.heading(title)}")
         print(show.table(rows, head, indent=2))
+
+
+def print_rejected(counts: Mapping[str, int]) -> None:
+    if counts:
+        from tuned_spec.sense.gauges import REASONS  # late: a healthy host has none
+
+        rows = [(str(n), REASONS.get(why, why)) for why, n in counts.items()]
+        section("samples refused", ("TIMES", "WHY"), rows)
 
 
 def print_counts(title: str, counts: Mapping[str, int]) -> None:

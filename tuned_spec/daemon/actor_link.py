@@ -85,7 +85,7 @@ class ActorLink:
         try:
             self._unsent += encode(message)
         except ProtocolError as error:
-            return str(error)
+            return f"a message to it cannot be sent: {error}"
         return self.flush()
 
     def flush(self) -> str:

@@ -6,6 +6,7 @@ nothing: that is the engine's. Single-threaded but for the history's writer.
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import select
@@ -72,6 +73,7 @@ from tuned_spec.speculate.rules import RulesMemory, inert
 from tuned_spec.speculate.rules import metrics as metrics_of
 
 LONGEST_WAIT_S = 5.0
+GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
 
@@ -140,7 +142,7 @@ class Daemon:
         self.inert = inert(policy.rules, self.sense.absent() | hands.unusable(knobs))
         hands.watch_over(knobs)
         self.gauges = GaugeSocket(
-            options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}
+            options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
@@ -187,6 +189,7 @@ class Daemon:
                     "mode": mode.value,
                     "policy": policy.names,
                     "actor": self.actor.kind,
+                    "alpha": policy.alpha,
                     "boot_id": self.boot_id,
                     "version": __version__,
                 },
@@ -220,7 +223,9 @@ class Daemon:
             self.epoll.unregister(fd)
 
     def poll(self, t: float) -> None:
-        due = [self.next_tick, engine.next_wake(self.state), self.actor.start_at, t + LONGEST_WAIT_S]
+        due = [self.next_tick, engine.next_wake(self.state), t + LONGEST_WAIT_S]
+        if self.needs_actor:
+            due.append(self.actor.start_at)
         if self.options.for_s is not None:
             due.append(self.started + self.options.for_s)
         wait = max(0.0, min(x for x in due if x is not None) - clock())
@@ -245,9 +250,12 @@ class Daemon:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
 
+    @property
+    def needs_actor(self) -> bool:
+        return self.state.mode is not Mode.OBSERVE
+
     def keep_actor(self, t: float) -> None:
-        needed = self.state.mode is not Mode.OBSERVE
-        if needed and self.actor.start_at is not None and t >= self.actor.start_at:
+        if self.needs_actor and self.actor.start_at is not None and t >= self.actor.start_at:
             trouble = self.actor.start(t)
             if self.actor.sock is not None:
                 self.on(self.actor.sock.fileno(), select.EPOLLIN, self.hear_actor)
@@ -486,6 +494,14 @@ def pressure_levels(policy: Policy) -> dict[str, float]:
                     levels[condition.metric] = min(before, condition.level)
                 condition = condition.fallback
     return levels
+
+
+def _gid_of(group: str) -> int:
+    """-1, which leaves a file's group as it is, where there is no such group or we may not give it away."""
+    try:
+        return grp.getgrnam(group).gr_gid if os.geteuid() == 0 else -1
+    except KeyError:
+        return -1
 
 
 def _uid_of(user: str) -> int:

@@ -11,6 +11,7 @@ knows no time but the one an event carries. What holds whatever comes, in whiche
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import assert_never
 
@@ -67,6 +68,7 @@ from tuned_spec.model import (
 )
 from tuned_spec.speculate import rules as speculator
 
+WINDOW_METRICS = 32  # in one measurement, beside those that the rule names
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
@@ -81,7 +83,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case Observed():
             turn.observed(event)
         case Ticked():
-            pass
+            turn.ticked()
         case Looked():
             turn.looked(event)
         case Applied():
@@ -166,6 +168,12 @@ class Turn:
                 self.put(replace(trial, window=self.collect(trial, trial.window, event)))
         self.guess(Observation(self.t, event.values))
 
+    def ticked(self) -> None:
+        """A rule's `for` may end although nothing new was seen."""
+        due = speculator.next_check(self.state.rules, self.t)
+        if due is not None and due <= self.t:
+            self.guess(Observation(self.t, {}))
+
     def collect(self, trial: Trial, window: Window, event: Observed) -> Window:
         """A measurement takes what was seen while it was open."""
         if not window.opened:
@@ -173,7 +181,11 @@ class Turn:
         if event.host and window.skip_host:
             return replace(window, skip_host=False)
         samples = dict(window.samples)
-        for name in trial.metrics & event.values.keys():
+        for name in event.values:
+            # What other gauges programs send may show a tail that the expected one hides (p99 beside p95).
+            wanted = name in trial.metrics or (name.startswith("app.") and len(samples) < WINDOW_METRICS)
+            if not wanted or not math.isfinite(event.values[name]):
+                continue
             samples[name] = (*samples.get(name, ()), event.values[name])[-WINDOW_SAMPLES:]
         return replace(window, samples=samples)
 
@@ -181,8 +193,9 @@ class Turn:
         setup = self.state.setup
         memory, fired = speculator.advance(setup.policy.rules, self.state.rules, observation, setup.stale_s)
         self.state = replace(self.state, rules=memory)
+        busy = {trial.proposal.rule for trial in self.state.trials.values()}  # their own guess is out already
         for rule in fired:
-            if rule.id in self.state.looking:
+            if rule.id in self.state.looking or rule.id in busy:
                 continue
             knobs = tuple(dict.fromkeys(action.knob for action in rule.do))
             randomised = all(setup.catalogue[k].alternable for k in knobs if k in setup.catalogue)
@@ -255,6 +268,7 @@ class Turn:
             after=guess.writes,
             deadline=self.t + guess.lease_s,
         )
+        rule = self.state.setup.rule(guess.rule)
         facts = {
             "writes": guess.writes,
             "before": before,
@@ -263,6 +277,9 @@ class Turn:
             "expect": guess.expect,
             "guard": guess.guard,
             "confidence": guess.confidence,
+            "lease_s": guess.lease_s,
+            "source": rule.source if rule else "",
+            "origin": rule.origin if rule else "",
         }
         match self.state.mode:
             case Mode.OBSERVE:
@@ -329,8 +346,8 @@ class Turn:
                 trial = replace(trial, phase=Phase.JUDGING, after=event.after)
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
-                if trial.window is None:  # lossless: back on A after a window, or between cases
-                    self.put(replace(trial, phase=Phase.JUDGING))
+                if trial.window is None:  # back on A, or the actor died while its arm was being written
+                    self.rest_on_a(self.put(replace(trial, phase=Phase.JUDGING)))
                     return
                 opens = self.t + trial.window.ask.settle_s
                 window = replace(trial.window, opens=opens, closes=opens + trial.window.ask.dwell_s)
@@ -381,7 +398,10 @@ class Turn:
         failed = [o for o in event.outcomes if o.status == "failed"]
         trial = self.state.trials.get(event.trial)
         for name, outcome in foreign.items():
-            self.yield_knob(name, self.state.originals.get(name, ""), outcome.found, "unknown")
+            if name not in self.state.foreign:
+                last = self.state.held.get(name)
+                ours = last.value if last else self.state.originals.get(name, outcome.original)
+                self.yield_knob(name, ours, outcome.found, "unknown")
         originals = {k: v for k, v in self.state.originals.items() if k not in gone | foreign.keys()}
         held = {k: v for k, v in self.state.held.items() if k not in gone | foreign.keys()}
         self.state = replace(self.state, originals=originals, held=held)
@@ -511,7 +531,9 @@ class Turn:
                 continue
             if not event.alive:
                 # Its windows died with it. The change itself stays until its lease ends.
-                self.put(replace(trial, window=None))
+                trial = self.put(replace(trial, window=None))
+                if trial.phase is Phase.JUDGING:
+                    self.rest_on_a(trial)
             elif trial.phase is Phase.JUDGING and trial.cases_sent < CASES_A_TRIAL:
                 self.send_case(trial)
 
@@ -600,8 +622,11 @@ class Turn:
         ask = window.ask
         trial = self.put(replace(trial, window=None, measured=trial.measured + 1))
         self.do(Tell(Measurement(ask.case, ask.seq, ask.arm, dict(window.samples))))
+        self.rest_on_a(trial)
+
+    def rest_on_a(self, trial: Trial) -> None:
+        """In lossless nothing stays changed while the actor thinks: the window was all it asked for."""
         if self.state.mode is Mode.LOSSLESS and trial.arm is not Arm.A:
-            # Nothing stays changed while the actor thinks: the window was all it asked for.
             self.put(replace(trial, arm=Arm.A, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, trial.before))
 

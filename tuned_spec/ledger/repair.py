@@ -46,7 +46,6 @@ import signal
 import socket
 import sqlite3
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -418,6 +417,8 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
         db.close()
         if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
             raise
+    import tempfile  # late: every `status` reads rows, hardly one needs a copy
+
     with tempfile.TemporaryDirectory() as elsewhere:
         copy = os.path.join(elsewhere, JOURNAL)
         for suffix in ("", "-wal"):

@@ -39,9 +39,9 @@ _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid of struct ucred
 
 # why something was refused -> what it was; the keys of `GaugeSocket.rejected`
 REASONS = {
-    "wrong_owner": "the sender's uid does not own this metric (or any)",
-    "unknown_metric": "no policy declares it",
-    "bad_line": "not `name:value|g`",
+    "wrong_owner": "the sender's user does not own the metric: see `metrics:` in the policy",
+    "unknown_metric": "no policy declares the metric: add it under `metrics:`",
+    "bad_line": "a line that is not `name:value|g`",
     "not_finite": "nan, inf, or too large for a number",
     "too_long": f"a datagram over {MAX_BYTES} bytes or {MAX_LINES} lines: the rest of it is lost",
     "no_credentials": "the kernel did not say who sent it",

@@ -1,4 +1,4 @@
-"""The catalogue entries that the ledger's own tests need: each kind of trouble once.
+"""Knobs for the ledger's tests and measurements: each kind of trouble once.
 
 Coupled by zeroing, coupled by resetting, rounded, a triple, a bracketed choice. The device is a loop
 device without a file behind it, so that nobody's disk is tuned.
@@ -80,7 +80,7 @@ CATALOGUE = {
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """A host has one set of knobs: runs from several checkouts wait for each other."""
+    """A host has one set of knobs: runs of tests and measurements wait for each other."""
     with (Path(tempfile.gettempdir()) / f"tuned-spec-knobs-{os.geteuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
