@@ -261,3 +261,35 @@ def test_strangers_cannot_keep_the_owner_out(machine: Host) -> None:
         crowd.kill()
     assert value() == before, done.stdout
     assert alive(machine), "the daemon was taken for hung, and killed"
+
+
+def test_a_flood_of_metrics_does_not_hold_up_a_lease(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with host(tmp_path, settle="100ms", lease="4s") as machine:
+        before = change(machine)
+        program = (
+            "import socket, sys, time; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM);"
+            "s.connect(sys.argv[1]); end = time.monotonic() + 8\n"
+            "while time.monotonic() < end: s.send(b'p95_ms:1|g\\n' * 30)\n"
+        )
+        words = [sys.executable, "-c", program, str(machine.runtime / "metrics.sock")]
+        with subprocess.Popen(words, stderr=subprocess.DEVNULL) as flood:
+            until(lambda: value() == before, "the flood holds up the lease", 7.0)
+            assert flood.poll() is None, "the flood was over first"
+            assert machine.status()["status"]["paused"] is False
+            flood.kill()
+        assert machine.stop() == 0
+
+
+def test_an_admin_who_writes_the_original_back_is_left_alone(machine: Host) -> None:
+    before = change(machine)
+    FILE.write_text(str(before))
+    until(lambda: "foreign" in machine.kinds(), "it was not noticed")
+    time.sleep(1.5)  # the rule still wants the change
+    assert value() == before
+    machine.send(1.0)  # below its clearing level
+    machine.command("resume", "vm.page-cluster")
+    machine.send(50.0)
+    until(lambda: value() == before // 2, "it was not taken up again when told to")
+    assert machine.stop() == 0
+    assert value() == before

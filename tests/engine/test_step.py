@@ -458,3 +458,21 @@ def test_an_answer_of_the_ledger_while_the_envelope_closed_opens_nothing() -> No
     state, _ = engine.step(state, ev.Pause(world.t))
     state, commands = engine.step(state, ev.Looked(world.t, look.rule, dict(FOUND)))
     assert not state.trials and not [c for c in commands if isinstance(c, ev.Apply)]
+
+
+def test_nothing_is_ever_written_beyond_the_bound_from_the_original() -> None:
+    world = started()
+    for _ in range(6):
+        observe(world, dt=20.0, app_p95=50.0)
+        if world.state.trials:
+            answer(world, VerdictKind.CONFIRM)
+    assert max(int(str(value)) for _, value in world.written) == 400
+
+
+def test_a_rule_whose_knobs_are_being_read_does_not_ask_again() -> None:
+    world = started()
+    seen = ev.Observed(world.t, {"app.p95": 50.0}, host=False)
+    state, first = engine.step(world.state, seen)
+    _, second = engine.step(state, seen)
+    assert len([c for c in first if isinstance(c, ev.Look)]) == 1
+    assert not [c for c in second if isinstance(c, ev.Look)]
