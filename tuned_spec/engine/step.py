@@ -502,7 +502,7 @@ class Turn:
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
-            self.note("ignored", trial, what=f"verdict for {verdict.case}, which is not open")
+            self.note("ignored", trial, what=f"verdict for {verdict.case[:64]}, which is not open")
             return
         writes = verdict.writes if verdict.kind is VerdictKind.OVERWRITE else trial.after
         if verdict.kind is not VerdictKind.REJECT:
