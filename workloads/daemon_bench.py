@@ -44,7 +44,7 @@ from tuned_spec.sense.triggers import Trigger, open_triggers
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h; os.unshare is Python 3.12
 LEVEL = 0.5  # of the pressure rule
-EARLY_S = 0.1  # a knob written this long before the trigger fired was a tick's doing
+EARLY_S = 0.005  # a knob written this long before our trigger fired was not that trigger's doing
 
 # Two knobs of a network namespace that nobody else is in.
 FILES = {
@@ -253,6 +253,10 @@ def seen_changed(originals: dict[str, bytes], within_s: float, every_s: float = 
     return seen
 
 
+def changed(originals: dict[str, bytes]) -> bool:
+    return any(FILES[knob].read_bytes() != original for knob, original in originals.items())
+
+
 def take_back(running: Daemon, originals: dict[str, bytes]) -> None:
     running.ask("restore")
     for knob, path in FILES.items():
@@ -288,19 +292,25 @@ def by_socket(quick: bool) -> list[Row]:
 
 def by_pressure(quick: bool) -> list[Row]:
     trigger = own_trigger()
-    took, from_load, early = [], [], 0
+    took: list[float] = []
+    from_load: list[float] = []
+    early = spoiled = 0
     poller = select.poll()
     poller.register(trigger.fd, select.POLLPRI)
     rule = (f"psi.cpu.some > {LEVEL:.0%} clear {LEVEL / 2:.0%}", LOWAT)
     spinners = 2 * len(os.sched_getaffinity(0))
     with own_network() as originals, daemon(rule) as running, prompt():
         watched = {LOWAT: originals[LOWAT]}
-        for _ in range(3 if quick else 15):
+        while len(took) < (1 if quick else 12) and early + spoiled < (4 if quick else 30):
             with Load(*[SPIN] * spinners) as load:
                 calm(running, 4.0, 30)
                 running.ask("resume")
+                poller.poll(0)
                 time.sleep(random.uniform(0, trigger.window_s))
-                poller.poll(0)  # what fired before is over
+                if poller.poll(0) or changed(watched):
+                    spoiled += 1
+                    take_back(running, originals)
+                    continue
                 began = load.begin()
                 fired = clock() if poller.poll(10_000) else None
                 seen = seen_changed(watched, 5, every_s=0.0002)
@@ -310,10 +320,13 @@ def by_pressure(quick: bool) -> list[Row]:
             if fired is None or written < fired - EARLY_S:
                 early += 1
             else:
-                took.append(max(0.0, written - fired))
+                took.append(written - fired)
             take_back(running, originals)
     os.close(trigger.fd)
-    note = f"window {trigger.window_s:g} s; {spinners} spinners; {early} more found by a tick before it fired"
+    note = (
+        f"window {trigger.window_s:g} s; {spinners} spinners; {early} more were found by a tick before "
+        f"that; {spoiled} spoiled by other load"
+    )
     return [
         reaction("PSI trigger fires -> knob written", 50, took, note),
         reaction("the same, from the start of the load", None, from_load, "the window's wait is in it"),
@@ -357,25 +370,33 @@ def by_tick(host: str, before: list[str], level: float, tick_s: float, times: in
     """Two rules at once, on two rates that the load drives far past their levels."""
     took: dict[str, list[float]] = {LOWAT: [], LIMIT: []}
     ticks: list[float] = []
+    spoiled = 0
     rules = (
         (f"cpu.busy > {level:.0%} clear {level - 0.05:.0%}", LOWAT),
         ("cpu.ctxt_per_s > 8000 clear 6000", LIMIT),
     )
     with own_network() as originals, daemon(*rules) as running, Load(*before) as base:
         base.begin()
-        for _ in range(times):
+        while len(ticks) < times and spoiled < 2 * times:
             with Load(SPIN, SWITCH) as load:
                 time.sleep(2.5)  # two ticks without the load: the rules have cleared
-                ticks.append(calm(running, tick_s, 60))
+                tick = calm(running, tick_s, 60)
                 running.ask("resume")
-                time.sleep(random.uniform(0, ticks[-1]))
+                time.sleep(random.uniform(0, tick))
+                if tick < tick_s or changed(originals):
+                    spoiled += 1
+                    take_back(running, originals)
+                    continue
+                ticks.append(tick)
                 began = load.begin()
                 seen = seen_changed(originals, 12, every_s=0.001)
             for knob, t in seen.items():
                 took[knob].append(t - began)
             take_back(running, originals)
-    lost = 2 * times - sum(map(len, took.values()))
-    note = f"ticks of {min(ticks):.1f} to {max(ticks):.1f} s" + (f"; {lost} not seen in 12 s" if lost else "")
+    note = f"ticks of {min(ticks, default=0):.1f} to {max(ticks, default=0):.1f} s"
+    note += (
+        f"; {2 * len(ticks) - sum(map(len, took.values()))} not seen in 12 s; {spoiled} spoiled by other load"
+    )
     return [
         reaction(f"tick, {host} host: cpu.ctxt_per_s -> knob", 1200, took[LIMIT], note),
         reaction(f"tick, {host} host: cpu.busy -> knob", 1200, took[LOWAT], f"level {level:.0%}; {note}"),
