@@ -41,12 +41,10 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
 import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -418,6 +416,9 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
         db.close()
         if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
             raise
+    import shutil  # rarely needed, and a tenth of what the command line takes to start
+    import tempfile
+
     with tempfile.TemporaryDirectory() as elsewhere:
         copy = os.path.join(elsewhere, JOURNAL)
         for suffix in ("", "-wal"):
