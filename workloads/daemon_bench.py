@@ -17,6 +17,7 @@ their own pid. Times are CLOCK_BOOTTIME. The load average before and after each 
 from __future__ import annotations
 
 import argparse
+import compileall
 import ctypes
 import json
 import os
@@ -36,6 +37,7 @@ from typing import Any
 
 import msgspec
 
+import tuned_spec
 from tuned_spec.cli import live
 from tuned_spec.daemon.serve import clock
 from tuned_spec.ledger.history import read
@@ -303,6 +305,7 @@ def by_pressure(quick: bool) -> list[Row]:
         watched = {LOWAT: originals[LOWAT]}
         while len(took) < (1 if quick else 12) and early + spoiled < (4 if quick else 30):
             with Load(*[SPIN] * spinners) as load:
+                time.sleep(6)  # the start of the spinners is pressure too: until it is in a tick that is over
                 calm(running, 4.0, 30)
                 running.ask("resume")
                 poller.poll(0)
@@ -536,6 +539,8 @@ def main(argv: list[str]) -> int:
     if os.geteuid() != 0:
         print("daemon_bench writes kernel knobs and makes a network namespace: run it as root")
         return 2
+    # As an installation has it, whatever PYTHONDONTWRITEBYTECODE says here.
+    compileall.compile_dir(Path(tuned_spec.__file__).parent, quiet=1)
     python = platform.python_version()
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {python}"
     if not args.json:
