@@ -382,7 +382,8 @@ def by_tick(host: str, before: list[str], level: float, tick_s: float, times: in
         base.begin()
         while len(ticks) < times and spoiled < 2 * times:
             with Load(SPIN, SWITCH) as load:
-                time.sleep(2.5)  # two ticks without the load: the rules have cleared
+                # Ticks without the load, and without its start: the rules have cleared.
+                time.sleep(6 if tick_s > 1 else 2.5)
                 tick = calm(running, tick_s, 60)
                 running.ask("resume")
                 time.sleep(random.uniform(0, tick))
