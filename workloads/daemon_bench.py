@@ -306,7 +306,7 @@ def by_pressure(quick: bool) -> list[Row]:
         while len(took) < (1 if quick else 12) and early + spoiled < (4 if quick else 30):
             with Load(*[SPIN] * spinners) as load:
                 time.sleep(6)  # the start of the spinners is pressure too: until it is in a tick that is over
-                calm(running, 4.0, 30)
+                calm(running, 4.0, 20)
                 running.ask("resume")
                 poller.poll(0)
                 time.sleep(random.uniform(0, trigger.window_s))
@@ -384,7 +384,7 @@ def by_tick(host: str, before: list[str], level: float, tick_s: float, times: in
             with Load(SPIN, SWITCH) as load:
                 # Ticks without the load, and without its start: the rules have cleared.
                 time.sleep(6 if tick_s > 1 else 2.5)
-                tick = calm(running, tick_s, 60)
+                tick = calm(running, tick_s, 20)
                 running.ask("resume")
                 time.sleep(random.uniform(0, tick))
                 if tick < tick_s or changed(originals):
@@ -540,6 +540,7 @@ def main(argv: list[str]) -> int:
     if os.geteuid() != 0:
         print("daemon_bench writes kernel knobs and makes a network namespace: run it as root")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # daemon and loads end with us
     # As an installation has it, whatever PYTHONDONTWRITEBYTECODE says here.
     compileall.compile_dir(Path(tuned_spec.__file__).parent, quiet=1)
     python = platform.python_version()
