@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 import time
@@ -30,7 +29,12 @@ def heading(text: str) -> str:
 
 
 def width() -> int:
-    return max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
+    """As shutil.get_terminal_size, whose import would cost more than all else here."""
+    try:
+        columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size().columns
+    except (OSError, ValueError):
+        columns = 100
+    return max(60, min(100, columns))
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int = 0) -> str:

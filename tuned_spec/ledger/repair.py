@@ -41,7 +41,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -417,7 +416,8 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
         db.close()
         if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
             raise
-    import tempfile  # late: every `status` reads rows, hardly one needs a copy
+    import shutil  # rarely needed, and a tenth of what the command line takes to start
+    import tempfile
 
     with tempfile.TemporaryDirectory() as elsewhere:
         copy = os.path.join(elsewhere, JOURNAL)
