@@ -26,6 +26,7 @@ from tuned_spec.daemon.actor_link import ActorLink
 from tuned_spec.daemon.control import Client, ControlSocket, Request
 from tuned_spec.daemon.hands import Hands
 from tuned_spec.daemon.log import Log
+from tuned_spec.daemon.needs import pressure_levels, wanted_metrics
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
 from tuned_spec.engine.events import (
@@ -55,7 +56,6 @@ from tuned_spec.knobs.files import adapters, narrowed
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import (
-    Condition,
     Hello,
     Mode,
     Outcome,
@@ -70,7 +70,6 @@ from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
 from tuned_spec.sense.triggers import Trigger, open_triggers
 from tuned_spec.speculate.rules import RulesMemory, inert
-from tuned_spec.speculate.rules import metrics as metrics_of
 
 LONGEST_WAIT_S = 5.0
 GROUP = "tuned-spec"  # whose members may report metrics
@@ -475,25 +474,6 @@ class Daemon:
         self.wake_read.close()
         self.wake_write.close()
         self.history.close()
-
-
-def wanted_metrics(policy: Policy) -> frozenset[str]:
-    """The metrics that some rule reads: nothing else is sensed, but what paces the loop."""
-    return frozenset(name for rule in policy.rules for name in metrics_of(rule))
-
-
-def pressure_levels(policy: Policy) -> dict[str, float]:
-    """Pressure metric -> the lowest level that a rule waits for: where its trigger is armed."""
-    levels: dict[str, float] = {}
-    for rule in policy.rules:
-        for first in rule.when:
-            condition: Condition | None = first
-            while condition is not None:
-                if "psi." in condition.metric and "avg10" not in condition.metric and condition.op == ">":
-                    before = levels.get(condition.metric, condition.level)
-                    levels[condition.metric] = min(before, condition.level)
-                condition = condition.fallback
-    return levels
 
 
 def _gid_of(group: str) -> int:
