@@ -152,3 +152,12 @@ def test_ratios_are_counted_as_they_are_written() -> None:
     assert envelope.judge_step(CATALOGUE["t.plain"], limit, 115, 100) is None
     refusal = envelope.judge_value(CATALOGUE["t.plain"], limit, 116, 100)
     assert refusal and refusal.code == "bound"
+
+
+def test_the_fields_of_a_triple_keep_their_order() -> None:
+    triple = knob("t.triple", type=KnobType.INTS, fields=("min", "default", "max"))
+    limit = Limit("t.triple")
+    assert envelope.judge_value(triple, limit, (1, 5, 9), (1, 2, 3)) is None
+    refusal = envelope.judge_value(triple, limit, (1, 5, 4), (1, 2, 3))
+    assert refusal and refusal.code == "order"
+    assert envelope.judge_value(triple, limit, (9, 5, 4), (3, 2, 1)) is None, "where it was so, it may be"

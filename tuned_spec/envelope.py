@@ -51,6 +51,7 @@ CODES = {
     "budget": "more changes a minute than the policy allows",
     "type": "the value is of the wrong type",
     "out_of_range": "outside the catalogue's range, or the policy's narrower one",
+    "order": "fields that rise from left to right (min, default, max) would not any more",
     "bound": "too far from the value that the host had",
     "step": "too large a step at once",
     "coupled": "knobs that undo each other are set in one change",
@@ -174,6 +175,9 @@ def judge_value(knob: Knob, limit: Limit, value: Value, original: Value) -> Refu
     for number in _numbers(value):
         if (low is not None and number < low) or (high is not None and number > high):
             return Refusal("out_of_range", knob.id, f"{number} is outside {low}..{high} {knob.unit}")
+    if _rises(original) and not _rises(value):
+        fields = " <= ".join(knob.fields) or "each field at most the next"
+        return Refusal("order", knob.id, f"{value} does not keep {fields}")
     if limit.bound_ratio is not None:
         for number, first in zip(_numbers(value), _numbers(original), strict=False):
             # From 0 no ratio can be taken: the range alone bounds such a knob.
@@ -185,6 +189,11 @@ def judge_value(knob: Knob, limit: Limit, value: Value, original: Value) -> Refu
                     f"{number} is more than {limit.bound_ratio:g}x from the original {first}",
                 )
     return None
+
+
+def _rises(value: Value) -> bool:
+    numbers = _numbers(value)
+    return list(numbers) == sorted(numbers)
 
 
 def judge_step(knob: Knob, limit: Limit, value: Value, live: Value) -> Refusal | None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tuned_spec.daemon.actor_link import ActorLink
-from tuned_spec.model import Cancel, Hello
+from tuned_spec.model import Cancel, Hello, Verdict
 
 SAY = "import socket, sys; s = socket.socket(fileno=int(sys.argv[sys.argv.index('--fd') + 1]));"
 
@@ -89,3 +89,15 @@ def test_each_start_in_a_row_waits_longer_and_a_stable_one_wipes_that() -> None:
     assert waits == sorted(waits) and waits[-1] > waits[0]
     one.give_up(1000.0)
     assert one.start_at == pytest.approx(1000.2)
+
+
+def test_an_actors_words_cannot_drive_a_terminal() -> None:
+    one = link(HELLO + "say(type='verdict', case='x', kind='reject', reason='\\x1b[2J' + 'y' * 5000)")
+    try:
+        assert one.sock is not None
+        select.select([one.sock], [], [], 10.0)
+        (verdict,), _ = one.receive(1.0)
+        assert isinstance(verdict, Verdict)
+        assert verdict.reason.isprintable() and len(verdict.reason) == 1000
+    finally:
+        one.give_up(2.0)

@@ -476,3 +476,10 @@ def test_a_rule_whose_knobs_are_being_read_does_not_ask_again() -> None:
     _, second = engine.step(state, seen)
     assert len([c for c in first if isinstance(c, ev.Look)]) == 1
     assert not [c for c in second if isinstance(c, ev.Look)]
+
+
+def test_stray_verdicts_are_folded() -> None:
+    world = started()
+    for _ in range(50):
+        world.feed(ev.ActorSaid(world.t, Verdict("nonsense", VerdictKind.CONFIRM, "x")))
+    assert world.kinds().count("ignored") == 1

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 
+import msgspec
+
 from tuned_spec.actor.channel import encode, from_actor
 from tuned_spec.errors import ProtocolError
 from tuned_spec.model import Hello, Measure, Probe, ToActor, Verdict
@@ -123,7 +125,7 @@ class ActorLink:
             return [], f"it floods: more than {MESSAGES_A_SECOND} messages a second"
         if messages:
             self.heard = t
-        return messages, ""
+        return [_plain(m) if isinstance(m, Verdict) else m for m in messages], ""
 
     def give_up(self, t: float) -> None:
         """Kill it if it lives, reap it, and set the time of the next start."""
@@ -150,6 +152,16 @@ class ActorLink:
             return "it kept root's privileges"
         self.kind, self.ready = hello.kind, True
         return ""
+
+
+def _plain(verdict: Verdict) -> Verdict:
+    """Its words end up on terminals: no control characters, and not a book."""
+    guards = {_printable(k, 100): _printable(v, 300) for k, v in list(verdict.guards.items())[:32]}
+    return msgspec.structs.replace(verdict, reason=_printable(verdict.reason, 1000), guards=guards)
+
+
+def _printable(text: str, most: int) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:most])
 
 
 def _uid_of(pid: int) -> int:

@@ -116,6 +116,7 @@ class State(msgspec.Struct, frozen=True):
     stopping: bool = False
     journal_ok: bool = True
     actor_alive: bool = False
+    ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far
     prefix: str = "t"  # makes trial ids distinct over restarts
     t: float = 0.0

@@ -71,6 +71,7 @@ from tuned_spec.speculate import rules as speculator
 WINDOW_METRICS = 32  # in one measurement, beside those that the rule names
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
+FOLD_S = 60.0  # stray verdicts are written down once in this time
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
 
 replace = msgspec.structs.replace
@@ -502,7 +503,10 @@ class Turn:
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
-            self.note("ignored", trial, what=f"verdict for {verdict.case[:64]}, which is not open")
+            # Folded: whoever floods with verdicts shall not push what happened out of the history.
+            if self.t >= self.state.ignored_until:
+                self.state = replace(self.state, ignored_until=self.t + FOLD_S)
+                self.note("ignored", trial, what=f"verdict for {verdict.case[:64]}, which is not open")
             return
         writes = verdict.writes if verdict.kind is VerdictKind.OVERWRITE else trial.after
         if verdict.kind is not VerdictKind.REJECT:
