@@ -416,7 +416,7 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
         db.close()
         if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
             raise
-    import shutil  # rarely needed, and a tenth of what the command line takes to start
+    import shutil  # rarely needed, slow to import
     import tempfile
 
     with tempfile.TemporaryDirectory() as elsewhere:
