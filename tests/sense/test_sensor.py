@@ -236,3 +236,23 @@ def test_a_cgroup_that_goes_and_comes_back_is_another_one(own_cgroup: Callable[[
         assert name not in sense.observe(3.0 + RETRY_S).values  # one reading makes no interval
         assert sense.observe(4.0 + RETRY_S).values[name] == 0.0
         assert sense.absent() == {}
+
+
+def test_a_host_that_begins_to_work_stirs(tree: Tree) -> None:
+    def stat(busy: int, idle: int, switches: int) -> None:
+        cpu = f"{busy} 0 0 {idle} 0 0 0 0 0 0"
+        tree.write("proc/stat", f"cpu  {cpu}\ncpu0 {cpu}\nintr 1 0\nctxt {switches}\n")
+
+    sense = Sense(tree.root)
+    for t, (busy, idle, switches) in enumerate([(0, 0, 0), (1, 100, 100)]):
+        stat(busy, idle, switches)
+        sense.observe(100.0 + t)
+    stat(2, 200, 200)
+    assert not sense.stirs(102.0), "as calm as before"
+    stat(52, 250, 300)
+    assert sense.stirs(103.0), "half of all CPU time"
+    stat(53, 350, 1500)
+    assert sense.stirs(104.0), "context switches far over the calm"
+    stat(54, 450, 1600)
+    assert not sense.stirs(105.0)
+    sense.close()

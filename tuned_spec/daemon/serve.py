@@ -72,6 +72,8 @@ from tuned_spec.sense.triggers import Trigger, open_triggers
 from tuned_spec.speculate.rules import RulesMemory, inert
 
 LONGEST_WAIT_S = 5.0
+GLANCE_S = 1.0  # between ticks of an idle host
+STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -148,7 +150,7 @@ class Daemon:
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
-        self.next_tick = clock()
+        self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
             setup=engine.Setup.of(policy, hands.catalogue),
@@ -201,6 +203,8 @@ class Daemon:
             self.keep_actor(t)
             if t >= self.next_tick:
                 self.tick(t)
+            elif t >= self.next_glance:
+                self.glance(t)
             if watchdog and t >= next_kick:
                 sd_notify("WATCHDOG=1")
                 next_kick = t + watchdog
@@ -222,7 +226,7 @@ class Daemon:
             self.epoll.unregister(fd)
 
     def poll(self, t: float) -> None:
-        due = [self.next_tick, engine.next_wake(self.state), t + LONGEST_WAIT_S]
+        due = [self.next_tick, self.next_glance, engine.next_wake(self.state), t + LONGEST_WAIT_S]
         if self.needs_actor:
             due.append(self.actor.start_at)
         if self.options.for_s is not None:
@@ -236,7 +240,7 @@ class Daemon:
         observation = self.sense.observe(t)
         # Without a trigger nothing would wake an idle host's loop between slow ticks.
         self.tick_s = pace(observation) if self.triggers else BUSY_S
-        self.next_tick = t + self.tick_s
+        self.next_tick, self.next_glance = t + self.tick_s, t + GLANCE_S
         for event in self.hands.foreign():
             self.dispatch(event)
         self.dispatch(Observed(observation.t, observation.values))
@@ -248,6 +252,13 @@ class Daemon:
         elif not self.state.journal_ok:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
+
+    def glance(self, t: float) -> None:
+        """Between slow ticks: has the host begun to work? Then its rates count from now on, not from then."""
+        self.next_glance = t + GLANCE_S
+        if self.sense.stirs(t):
+            self.tick(t)
+            self.next_tick = t + STIRRED_S
 
     @property
     def needs_actor(self) -> bool:

@@ -16,6 +16,8 @@ from tuned_spec.sense.sources import Reading, cgroup2_root, open_source
 
 # Read in any case: `pace` needs them.
 _ALWAYS = frozenset({metrics.STAT, metrics.PSI_CPU, metrics.PSI_MEMORY, metrics.PSI_IO})
+STIRS_BUSY = 0.15  # share of all CPUs
+STIRS_TIMES, STIRS_MORE = 2.0, 500.0  # context switches a second, over the calm
 # CPU time is counted in ticks of 10 ms: over less than ten of them a share means little.
 MIN_WINDOW_S = 0.1
 
@@ -44,6 +46,9 @@ class Sense:
         self._sources = [
             open_source(source, _fields(source, self._table), root, cgroup2) for source in sorted(sources)
         ]
+        self._stat = next(source for source in self._sources if source.name == metrics.STAT)
+        self._glanced: Reading | None = None  # /proc/stat alone, at the last look of either kind
+        self._calm_per_s = 0.0  # context switches at the last full look
         self._old: Reading | None = None
         self._older: Reading | None = None
 
@@ -60,7 +65,26 @@ class Sense:
             base = self._older
         else:
             self._older, self._old = self._old, new
-        return Observation(t, compute(self._table, base, new))
+        values = compute(self._table, base, new)
+        self._glanced = Reading(t, {k: v for k, v in new.sources.items() if k == metrics.STAT})
+        self._calm_per_s = values.get("cpu.ctxt_per_s", 0.0)
+        return Observation(t, values)
+
+    def stirs(self, t: float) -> bool:
+        """Whether an idle host has begun to work since the last look: one file, cheap every second.
+
+        Nothing goes on without context switches; what is calm for this host is what the last full look saw.
+        """
+        rows = self._stat.read(t)
+        if rows is None:
+            return False
+        before, self._glanced = self._glanced, Reading(t, {metrics.STAT: rows})
+        pulse = {name: metrics.METRICS[name] for name in ("cpu.busy", "cpu.ctxt_per_s")}
+        values = compute(pulse, before, self._glanced)
+        switches = values.get("cpu.ctxt_per_s", 0.0)
+        return (
+            values.get("cpu.busy", 0.0) > STIRS_BUSY or switches > STIRS_TIMES * self._calm_per_s + STIRS_MORE
+        )
 
     def absent(self) -> dict[str, str]:
         """Wanted metric -> why this host cannot deliver it now. Reads the files afresh."""
