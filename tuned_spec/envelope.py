@@ -45,7 +45,7 @@ CODES = {
     "foreign": "somebody else wrote this knob: theirs until `tuned-spec resume KNOB`",
     "knob_busy": "the knob, or one coupled to it, is in an open trial",
     "metric_busy": "another open trial is judged by this metric and cannot be told apart",
-    "resting": "this guess was rejected and rests",
+    "resting": "this guess was rejected, or could not be written, and rests",
     "cooldown": "the knob was changed a short while ago",
     "hysteresis": "it would turn back a change made a short while ago",
     "budget": "more changes a minute than the policy allows",

@@ -227,3 +227,37 @@ def test_a_full_runtime_directory_stops_new_changes_not_reverts(tmp_path: Path, 
         assert done.returncode == 0, done.stdout + done.stderr
         machine.stop()
         assert value() == before
+
+
+def test_what_somebody_else_has_stays_theirs_over_a_restart(machine: Host) -> None:
+    machine.start()
+    until(lambda: actor_alive(machine), "no actor")
+    before = change(machine)
+    theirs = before + 2
+    FILE.write_text(str(theirs))
+    until(lambda: "foreign" in machine.kinds(), "the foreign write was not noticed")
+    machine.stop()
+    machine.start()
+    until(lambda: actor_alive(machine), "no actor")
+    (foreign,) = machine.status()["status"]["foreign"]
+    assert (foreign["knob"], foreign["found"]) == (KNOB, str(theirs))
+    machine.send(50.0)
+    until(lambda: machine.status()["status"]["refusals"].get("foreign", 0) > 0, "it was not refused")
+    assert value() == theirs
+    machine.stop()
+    FILE.write_text(str(before))  # given back
+    count = machine.kinds().count("proposed")
+    machine.start()
+    until(lambda: actor_alive(machine), "no actor")
+    machine.send(50.0)
+    until(lambda: machine.kinds().count("proposed") > count, "it is managed again")
+    machine.stop()
+    assert value() == before
+
+
+def test_a_terminal_that_closes_stops_it(machine: Host) -> None:
+    machine.start()
+    until(lambda: actor_alive(machine), "no actor")
+    before = change(machine)
+    assert machine.kill(signal.SIGHUP) == 0
+    assert value() == before

@@ -116,3 +116,20 @@ def test_without_any_dropins(tmp_path: Path) -> None:
         for dropins in (None, tmp_path / "none")
     ]
     assert both[0] == both[1]
+
+
+def test_a_dropin_may_disable_a_shipped_rule_that_is_not_loaded(etc: Path) -> None:
+    write(etc, "shipped/a.yaml", "mode: lossy\n")
+    write(etc, "shipped/b.yaml", with_rule("vm.swappiness: set 9", id="of-b"))
+    write(etc, "etc/site.yaml", "disable: [of-b]\n")
+    assert merged(etc, "a").policy.rules == ()
+    assert merged(etc, "b").policy.rules == ()
+    write(etc, "etc/site.yaml", "disable: [of-c]\n")
+    with pytest.raises(PolicyError, match="no rule 'of-c'"):
+        merged(etc, "a")
+
+
+def test_a_path_comes_without_dropins(etc: Path) -> None:
+    write(etc, "mine.yaml", "mode: lossless\n")
+    write(etc, "etc/site.yaml", "mode: observe\n")
+    assert merged(etc, etc / "mine.yaml").policy.mode == "lossless"

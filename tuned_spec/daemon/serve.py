@@ -36,6 +36,7 @@ from tuned_spec.engine.events import (
     Ask,
     Command,
     Event,
+    ForeignFound,
     Hold,
     Look,
     Note,
@@ -56,6 +57,7 @@ from tuned_spec.knobs.files import adapters, narrowed
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import (
+    ForeignWrite,
     Hello,
     Mode,
     Outcome,
@@ -145,6 +147,10 @@ class Daemon:
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
+        for owner in policy.metrics:
+            if not _may_report(owner.uid, self.gauges.path):
+                what = f"groupadd --system {GROUP}; usermod -aG {GROUP} USER; start again"
+                self.log.say("its owner cannot write to the metric socket", metric=owner.name, do=what)
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
@@ -300,7 +306,8 @@ class Daemon:
 
     def read_signals(self, _mask: int) -> None:
         for number in self.wake_read.recv(64):
-            if number in (signal.SIGTERM, signal.SIGINT):
+            # A terminal that closes ends what it started; as a service, nobody sends this.
+            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self.stop_why = f"stopped by {signal.Signals(number).name}"
 
     def hear_actor(self, mask: int) -> None:
@@ -457,10 +464,20 @@ class Daemon:
     # ------------------------------------------------------------------------ journal, ends
 
     def note_leftovers(self) -> None:
-        if self.leftovers:
-            data: dict[str, object] = {"why": "left by a daemon that died", "outcomes": self.leftovers}
-            knobs = tuple(o.knob for o in self.leftovers)
-            self.record(Record("reverted", clock(), knobs=knobs, data=data))
+        """What was put back at the start; and who else has a knob, from before, keeps it."""
+        back = tuple(o for o in self.leftovers if o.status != "foreign")
+        if back:
+            data: dict[str, object] = {"why": "left by a daemon that died", "outcomes": back}
+            self.record(Record("reverted", clock(), knobs=tuple(o.knob for o in back), data=data))
+        for knob in (o.knob for o in self.leftovers if o.status == "foreign" and o.found == o.original):
+            self.hands.ledger.release(knob)  # they gave it back
+        theirs = tuple(
+            ForeignWrite(o.knob, o.original, o.found, "somebody before this start")
+            for o in self.leftovers
+            if o.status == "foreign" and o.found != o.original
+        )
+        if theirs:
+            self.dispatch(ForeignFound(clock(), theirs))
 
     def stop(self) -> None:
         sd_notify("STOPPING=1")
@@ -493,6 +510,18 @@ def _gid_of(group: str) -> int:
         return grp.getgrnam(group).gr_gid if os.geteuid() == 0 else -1
     except KeyError:
         return -1
+
+
+def _may_report(uid: int, path: Path) -> bool:
+    """Whether that user gets past the socket's mode: it is ours, or of a group that the user is in."""
+    status = path.stat()
+    if uid in (0, status.st_uid):
+        return True
+    try:
+        user = pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid)
 
 
 def _uid_of(user: str) -> int:

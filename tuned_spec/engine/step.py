@@ -211,14 +211,15 @@ class Turn:
                 self.do(Look(rule.id, knobs, tuple(sorted(beside))))
 
     def refuse(self, rule: Rule, refusal: Refusal) -> None:
-        """Count it, and write down only the first of a row of the same: a busy rule is no log flood."""
-        counts = {**self.state.refusals, refusal.code: self.state.refusals.get(refusal.code, 0) + 1}
+        """Count it and write it down, but only the first of a row of the same: a busy rule is no flood."""
         if self.state.last_refusal.get(rule.id) != refusal.code:
+            counts = {**self.state.refusals, refusal.code: self.state.refusals.get(refusal.code, 0) + 1}
+            self.state = replace(self.state, refusals=counts)
             data: dict[str, object] = {"code": refusal.code, "what": refusal.what}
             knobs = (refusal.knob,) if refusal.knob else ()
             self.do(Note(Record("refused", self.t, rule=rule.id, knobs=knobs, data=data)))
         last = {**self.state.last_refusal, rule.id: refusal.code}
-        self.state = replace(self.state, refusals=counts, last_refusal=last)
+        self.state = replace(self.state, last_refusal=last)
 
     def looked(self, event: Looked) -> None:
         """The knobs' values are known: make the proposal, ask the envelope, open the trial."""
@@ -557,7 +558,7 @@ class Turn:
             self.yield_knob(write.knob, write.ours, write.found, write.writer)
             for trial in tuple(self.state.trials.values()):
                 if write.knob in trial.knobs:
-                    self.revert(trial, f"{write.knob} was written by somebody else")
+                    self.revert(trial, f"{write.knob} was written by somebody else: theirs stays")
 
     def journal_changed(self, event: JournalChanged) -> None:
         if event.ok != self.state.journal_ok:

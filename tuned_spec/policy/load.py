@@ -46,13 +46,16 @@ def load(
     metric_names: Iterable[str] = (),
     page_size: int | None = None,
 ) -> Loaded:
-    """The merged policy. `uid_of` raises KeyError for an unknown user; `metric_names` only feed suggestions.
+    """The merged policy. A name brings the drop-ins along; a path is that file and nothing else.
+
+    `uid_of` raises KeyError for an unknown user; `metric_names` only feed suggestions.
 
     Raises PolicyError with all problems of all files.
     """
     problems: list[Problem] = []
     files = _files(select, shipped, dropins, problems)
     merge = Merge(catalogue, metrics, uid_of, tuple(metric_names), page_size or os.sysconf("SC_PAGE_SIZE"))
+    merge.elsewhere = _rules_in(_policies(shipped, []).values())
     for path in files:
         merge.add(path)
     policy = merge.finish(tuple(path.stem for path in files))
@@ -95,8 +98,20 @@ def _files(
                 or f"choose from {', '.join(sorted({*ours, *local})) or 'nothing'}"
             )
             problems.append(Problem(str(shipped), 1, "policy", f"no policy {shown(name)}", hint))
-    extra = {path: None for name, path in local.items() if name not in ours}
+    by_name = any(path in (*ours.values(), *local.values()) for path in chosen)
+    extra = {path: None for name, path in local.items() if name not in ours and by_name}
     return tuple(chosen | extra)
+
+
+def _rules_in(files: Iterable[Path]) -> frozenset[str]:
+    """The ids of the rules in these files, as far as a glance tells: what a drop-in may `disable`."""
+    found: set[str] = set()
+    for path in files:
+        try:
+            found.update(re.findall(r"^\s*(?:- )?\s*id:\s*(\S+)", path.read_text(), re.MULTILINE))
+        except (OSError, ValueError):
+            pass  # whoever selects that file is told
+    return frozenset(found)
 
 
 def _policies(directory: Path, problems: list[Problem]) -> dict[str, Path]:

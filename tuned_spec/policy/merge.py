@@ -93,6 +93,7 @@ class Merge(Reader):
         self.limits: dict[str, Limit] = {}
         self.drafts: dict[str, _Draft] = {}  # by rule id
         self.disabled: dict[str, tuple[str, int]] = {}
+        self.elsewhere: frozenset[str] = frozenset()  # rules of shipped policies that are not loaded now
 
     # -------------------------------------------------------------------------- files
 
@@ -431,7 +432,7 @@ class Merge(Reader):
         for name, (file, line) in self.disabled.items():
             if self.drafts.pop(name, None):
                 self.forget(f"rules.{name}.")
-            else:
+            elif name not in self.elsewhere:
                 self.file = file
                 self.problem(line, "disable", f"no rule {shown(name)}", self.close(name, self.drafts))
         for owner in self.owners.values():

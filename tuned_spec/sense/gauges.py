@@ -56,7 +56,7 @@ class GaugeSocket:
     """
 
     def __init__(self, path: Path, owners: Mapping[str, int], gid: int = -1) -> None:
-        self._path = path
+        self.path = path
         self._owners = {name.removeprefix("app.").encode(): uid for name, uid in owners.items()}
         self._uids = frozenset(owners.values())
         self.rejected = dict.fromkeys(REASONS, 0)
@@ -111,8 +111,8 @@ class GaugeSocket:
         """Stops listening and removes the file, if it is still ours."""
         self._socket.close()
         try:
-            if self._path.lstat().st_ino == self._inode:
-                self._path.unlink()
+            if self.path.lstat().st_ino == self._inode:
+                self.path.unlink()
         except OSError:
             pass  # gone already, or the directory is
 
