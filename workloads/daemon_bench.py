@@ -310,7 +310,8 @@ def by_pressure(quick: bool) -> list[Row]:
                 running.ask("resume")
                 poller.poll(0)
                 time.sleep(random.uniform(0, trigger.window_s))
-                if poller.poll(0) or changed(watched):
+                # A trial that is open already may just be in its arm A.
+                if poller.poll(0) or changed(watched) or running.status()["open"]:
                     spoiled += 1
                     take_back(running, originals)
                     continue
