@@ -87,8 +87,7 @@ def tell(entry: Entry, acts: Sequence[Act], entries: Sequence[Entry]) -> Said | 
             tone = "bad" if data["kind"] == "reject" else "good"
             return Said(entry.t, judgement(data, _least(entry.trial, entries)), tone, act)
         case "overwritten":
-            text = f"in force: {_writes(data['writes'])}, still better than the guess"
-            return Said(entry.t, text, "good", act)
+            return Said(entry.t, f"in force: {_writes(data['writes'])}", "good", act)
         case "reverted":
             back = ", ".join(map(_outcome, data["outcomes"]))
             return Said(entry.t, back or "nothing to put back", "back", act)
@@ -112,7 +111,7 @@ def judgement(verdict: Mapping[str, Any], least: float | None, guess: str = "", 
     guarded = any(state.startswith("worse") for state in verdict.get("guards", {}).values())
     if effect is None or least is None or effect >= least or guarded:  # not for want of a gain
         return f"rejected: {verdict['reason']}"
-    if high is not None and high < 0:
+    if effect < 0 and (high is None or high < 0):
         return f"rejected: {figures(verdict)}"
     return f"rejected: no gain of {least:.0%} shown ({figures(verdict)})"
 
