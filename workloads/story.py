@@ -111,7 +111,7 @@ def judgement(verdict: Mapping[str, Any], least: float | None, guess: str = "", 
     guarded = any(state.startswith("worse") for state in verdict.get("guards", {}).values())
     if effect is None or least is None or effect >= least or guarded:  # not for want of a gain
         return f"rejected: {verdict['reason']}"
-    if effect < 0 and (high is None or high < 0):
+    if high < 0 if high is not None else effect <= -least:  # few pairs have no interval
         return f"rejected: {figures(verdict)}"
     return f"rejected: no gain of {least:.0%} shown ({figures(verdict)})"
 
@@ -122,8 +122,9 @@ def figures(verdict: Mapping[str, Any]) -> str:
         return str(verdict["reason"])
     low, high = verdict.get("low"), verdict.get("high")
     interval = f" [{low:+.0%}, {high:+.0%}]" if low is not None and high is not None else ""
-    word = "better" if verdict["effect"] >= 0 else "worse"
-    return f"{abs(verdict['effect']):.0%} {word}{interval} in {verdict.get('pairs', 0)} pairs"
+    size, word = f"{abs(verdict['effect']):.0%}", "better" if verdict["effect"] >= 0 else "worse"
+    told = "no difference" if size == "0%" else f"{size} {word}"
+    return f"{told}{interval} in {verdict.get('pairs', 0)} pairs"
 
 
 def _least(trial: str, entries: Sequence[Entry]) -> float | None:

@@ -59,6 +59,8 @@ def test_a_verdict_says_why() -> None:
     assert judgement(verdict, 0.25).startswith("rejected: no gain of 25% shown (7% better")
     assert judgement({**verdict, "effect": -0.6, "high": -0.4}, 0.25).startswith("rejected: 60% worse")
     assert judgement({**verdict, "effect": -0.99, "high": None}, 0.25).startswith("rejected: 99% worse")
+    still = judgement({**verdict, "effect": -0.001, "low": None, "high": None, "pairs": 5}, 0.25)
+    assert still == "rejected: no gain of 25% shown (no difference in 5 pairs)"
     assert judgement({**verdict, "effect": 0.5}, 0.25) == "rejected: the judge's words"
     assert judgement({**verdict, "guards": {"m": "worse: 2x"}}, 0.25) == "rejected: the judge's words"
     found = {**verdict, "kind": "overwrite", "effect": 0.79, "writes": [{"knob": "k", "value": 262144}]}
