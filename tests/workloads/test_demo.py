@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -108,14 +109,15 @@ def test_nothing_is_confirmed_where_nothing_has_an_effect(tmp_path: Path) -> Non
 
 @pytest.mark.kernel
 def test_the_daemon_goes_with_a_killed_demo(tmp_path: Path) -> None:
-    demo = subprocess.Popen(
-        private("--null", "--out", str(tmp_path)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert demo.stdout is not None
-    with demo.stdout:
+    command = private("--null", "--out", str(tmp_path))
+    # What a killed demo cannot remove goes with this directory; tmp_path is too long for a socket's name.
+    with (
+        tempfile.TemporaryDirectory() as place,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": place}
+        ) as demo,
+    ):
+        assert demo.stdout is not None
         while "-- as it is" not in (line := demo.stdout.readline()):
             assert line, "the demo ended early"
         end = time.monotonic() + 10
@@ -124,4 +126,4 @@ def test_the_daemon_goes_with_a_killed_demo(tmp_path: Path) -> None:
             time.sleep(0.02)
         demo.send_signal(signal.SIGKILL)
         demo.wait(10)
-    wait_until_gone(children)
+        wait_until_gone(children)
