@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -31,15 +32,15 @@ from tuned_spec.cli import live
 from tuned_spec.errors import TunedSpecError
 from tuned_spec.ledger.history import Entry, read
 from tuned_spec.report.picture import Table, page
-from workloads import story
-from workloads.screen import Screen, table
+from workloads import life, story
+from workloads.screen import WIDEST, Screen, table
 from workloads.story import ENDS, Act, Said
 from workloads.witness import Load, Witness, clock
 
 POLICY = Path(__file__).with_name("demo.yaml")
 LONGEST_S = 240.0  # the daemon and the loads end by themselves then, should the demo be killed
 TICK_S = 0.04
-PHASES = ("as it is", "a guess that helps", "a guess that does not", "kill -9", "repair", "proof")
+PHASES = ("as it is", "first guess", "second guess", "kill -9", "repair", "proof")
 
 
 class Demo:
@@ -60,6 +61,7 @@ class Demo:
         self.act: Act | None = None
         self.load: Load | None = None
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.killed: float | None = None
         self.next_read = self.next_frame = 0.0
 
     # ---------------------------------------------------------------------- the order of events
@@ -110,6 +112,8 @@ class Demo:
             stdout=self.log,
             stderr=self.log,
             start_new_session=True,
+            # It restores on SIGTERM; a demo killed by -9 must not leave a root daemon tuning the host.
+            preexec_fn=partial(life.die_with_parent, os.getpid(), signal.SIGTERM),
         )
         self.watch(10, lambda: (self.runtime / paths.METRICS).exists() and bool(self.entries))
         if not self.entries:
@@ -135,9 +139,10 @@ class Demo:
 
     def kill_daemon(self) -> None:
         assert self.daemon is not None
-        ours = self.ours()
         self.daemon.kill()
+        self.killed = clock()
         self.daemon.wait()
+        ours = self.ours()
         self.say("kill -9 of the daemon", "bad", self.helping)
         for knob, (was, now) in ours.items():
             self.say(f"left behind: {knob} is {now}, was {was}", "bad")
@@ -182,12 +187,14 @@ class Demo:
         except TunedSpecError:  # it is just being made
             return
         self.entries += new
-        for entry in new:
-            said = story.tell(entry, self.acts)
+        for entry in sorted(new, key=lambda entry: entry.t):
+            said = story.tell(entry, self.acts, self.entries)
             if said:
                 self.tell(said)
 
     def say(self, text: str, tone: str = "plain", act: Act | None = None) -> None:
+        """Our own sentence, after all that the history has from before it."""
+        self.hear()
         self.tell(Said(clock(), text, tone, act))
 
     def tell(self, said: Said) -> None:
@@ -198,7 +205,7 @@ class Demo:
         if not self.screen.live or self.act is None:
             return
         act = self.act
-        values = [v for _, v in self.witness.samples.get(act.metric, [])[-80:]]
+        values = [v for _, v in self.witness.samples.get(act.metric, [])[-WIDEST:]]
         now = f"{values[-1]:,.1f} {act.unit}" if values else "-"
         trace = self.witness.trace.get(act.knob, [])
         phases = "  ".join(f"[{name}]" if i == self.phase else name for i, name in enumerate(PHASES))
@@ -223,8 +230,11 @@ class Demo:
 
     def ours(self) -> dict[str, tuple[str, str]]:
         """Knobs that are not as at the start, of those that the daemon has touched."""
-        touched = {knob for e in self.entries if e.kind in ("proposed", "applied") for knob in e.knobs}
+        touched = self.touched()
         return {knob: pair for knob, pair in self.witness.differing().items() if knob in touched}
+
+    def touched(self) -> set[str]:
+        return {knob for e in self.entries if e.kind in ("proposed", "applied") for knob in e.knobs}
 
     def stop_load(self) -> None:
         if self.load is not None:
@@ -261,11 +271,12 @@ class Demo:
         others = sorted(set(differing) - broken)
         print("\n" + table(story.HEAD, story.rows(results, self.witness)) + "\n\n" + proof)
         for knob, (was, now) in sorted(differing.items()):
-            who = (
-                "LEFT BY TUNED-SPEC"
-                if knob in broken
-                else "written by somebody else meanwhile, so left alone"
-            )
+            if knob in broken:
+                who = "LEFT BY TUNED-SPEC"
+            elif knob in foreign:
+                who = "tuned-spec tried it, then somebody else wrote it: theirs, so left alone"
+            else:
+                who = "changed by something else on this host: tuned-spec never touched it"
             print(f"  {knob}: {was} -> {now}  ({who})")
         if broken:
             claim = f"{len(broken)} knobs were NOT put back"
@@ -300,10 +311,16 @@ class Demo:
                 0, "Run with --null: both loads were deaf to the knobs, so nothing may be confirmed."
             )
         self.out.mkdir(parents=True, exist_ok=True)
-        drawn = story.picture(title, notes, self.story, results, self.witness, [knobs])
+        states = {knob: story.states(knob, self.entries, self.killed) for knob in names}
+        drawn = story.picture(title, notes, self.story, results, states, self.witness, [knobs])
         (self.out / "demo.html").write_text(page(drawn), encoding="utf-8")
-        entries = [{"t": said.t - self.began, "said": said.text} for said in self.story]
-        (self.out / "demo.json").write_text(json.dumps({"story": entries, "samples": self.witness.samples}))
+        facts = {
+            "story": [{"t": said.t - self.began, "said": said.text} for said in self.story],
+            "history": [{"t": e.t - self.began, "kind": e.kind, "rule": e.rule} for e in self.entries],
+            "touched": {k: [self.witness.start.get(k), now.get(k)] for k in sorted(self.touched())},
+            "samples": self.witness.samples,
+        }
+        (self.out / "demo.json").write_text(json.dumps(facts))
         shutil.copy(self.place / "daemon.log", self.out)
         give_to_caller(self.out)
         print(f"picture: {self.out / 'demo.html'}")

@@ -76,9 +76,9 @@ def main(description: str, load: Callable[[Life, bool], None]) -> None:
     load(Life(arguments), arguments.null)
 
 
-def die_with_parent(parent: int) -> None:
-    """SIGKILL for this process when `parent` ends; after a change of uid, which would clear it."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """This signal for this process when `parent` ends; after a change of uid, which would clear it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
     if os.getppid() != parent:  # it went before we asked
         os._exit(0)
 

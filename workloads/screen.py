@@ -1,4 +1,4 @@
-"""The demo's live view: one screen of 80 columns where there is a terminal, plain lines where there is none.
+"""The demo's live view: one screen as large as the terminal, or plain lines where there is none.
 
 Owns how things look while they happen. Knows what it is handed, and measures nothing.
 """
@@ -10,7 +10,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-WIDTH = 80
+WIDTH, WIDEST = 80, 110  # where there is no terminal, and on the widest one: longer lines read badly
 BARS = " ▁▂▃▄▅▆▇█"
 COLOURS = {"changed": "33", "good": "32", "bad": "31", "back": "36", "plain": "0"}
 CLEAR, HOME, HIDE, SHOW = "\x1b[2J", "\x1b[H", "\x1b[?25l", "\x1b[?25h"
@@ -32,26 +32,36 @@ class Screen:
         if not self.live:
             print(f"{seconds:6.1f} s  {text}", flush=True)
 
+    def lines(self, width: int) -> list[str]:
+        """All that was said, in its colours."""
+        return [
+            f"\x1b[{COLOURS.get(tone, '0')}m{line}\x1b[0m"
+            for seconds, text, tone in self.said
+            for line in wrapped(f"{seconds:5.0f} s  {text}", width)
+        ]
+
     def draw(
         self, seconds: float, phases: str, metric: str, values: Sequence[float], facts: Sequence[str]
     ) -> None:
         """One frame: phases, the metric's last values as bars, facts, and the last things said."""
         if not self.live:
             return
-        lines = [f"{self.title:<{WIDTH - 8}}{seconds:6.0f} s", phases, "", metric, bars(values, WIDTH), ""]
-        lines += [*facts, "", "-" * WIDTH]
-        room = 22 - len(lines)
-        shown = [
-            (line, tone) for t, text, tone in self.said for line in wrapped(f"{t:5.0f} s  {text}", WIDTH)
-        ]
-        frame = [line[:WIDTH] for line in lines]
-        frame += [f"\x1b[{COLOURS.get(tone, '0')}m{line}\x1b[0m" for line, tone in shown[-room:]]
+        width, height = columns(), shutil.get_terminal_size().lines
+        head = [f"{self.title:<{width - 8}}{seconds:6.0f} s", phases, "", metric, bars(values, width), ""]
+        head += [*facts, "", "-" * width]
+        room = max(1, height - 1 - len(head))
+        frame = [line[:width] for line in head] + self.lines(width)[-room:]
         print(HOME + "".join(f"{line}\x1b[K\n" for line in frame) + "\x1b[J", end="", flush=True)
 
     def close(self) -> None:
+        """Leave the whole story on the terminal: what the last frame had no room for as well."""
         if self.live:
-            print(SHOW, end="", flush=True)
+            print(HOME + CLEAR + SHOW + "\n".join(self.lines(columns())), flush=True)
             self.live = False
+
+
+def columns() -> int:
+    return min(WIDEST, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 def bars(values: Sequence[float], width: int) -> str:
@@ -73,18 +83,16 @@ def wrapped(text: str, width: int, indent: int = 9) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need; a row that would pass WIDTH is printed as a list instead."""
+    """Columns as wide as they need; rows that would pass the terminal's width are told in words instead."""
+    width = columns()
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    if sum(widths) + 2 * (len(widths) - 1) <= WIDTH:
+    if sum(widths) + 2 * (len(widths) - 1) <= width:
         return "\n".join(
             "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
         )
-    label = max(map(len, head))
-    return "\n\n".join(
-        "\n".join(
-            line
-            for name, cell in zip(head, row, strict=True)
-            for line in wrapped(f"{name:<{label}}  {cell}", WIDTH, label + 2)
-        )
-        for row in rows
-    )
+    label = max(len(row[0]) for row in rows)
+    told: list[str] = []
+    for first, *cells in rows:
+        words = ", ".join(f"{name} {cell}" for name, cell in zip(head[1:], cells, strict=True))
+        told += wrapped(f"{first:<{label}}  {words}", width, label + 2)
+    return "\n".join(told)

@@ -17,6 +17,7 @@ from tuned_spec.report.picture import Event, Panel, Picture, Table, Window
 from workloads.witness import Witness
 
 ENDS = ("confirmed", "overwritten", "reverted")
+LABELS = {"held": "in force", "left": "left", "theirs": "theirs"}  # short, for shades; the key says it whole
 
 
 class Act(NamedTuple):
@@ -73,8 +74,8 @@ class Said(NamedTuple):
     act: Act | None = None
 
 
-def tell(entry: Entry, acts: Sequence[Act]) -> Said | None:
-    """One history entry as a sentence; None for what a viewer need not see."""
+def tell(entry: Entry, acts: Sequence[Act], entries: Sequence[Entry]) -> Said | None:
+    """One history entry, of all there are, as a sentence; None for what a viewer need not see."""
     act = next((a for a in acts if a.rule == entry.rule), None)
     data: Mapping[str, Any] = entry.data
     match entry.kind:
@@ -84,13 +85,12 @@ def tell(entry: Entry, acts: Sequence[Act]) -> Said | None:
             return Said(entry.t, f"{verb} {_writes(data['writes'])}   ({seen})", "changed", act)
         case "verdict":
             tone = "bad" if data["kind"] == "reject" else "good"
-            return Said(entry.t, f"{_past(data['kind'])}: {figures(data)}", tone, act)
+            return Said(entry.t, judgement(data, _least(entry.trial, entries)), tone, act)
         case "overwritten":
-            text = f"still better, measured by the actor: {_writes(data['writes'])}"
-            return Said(entry.t, text, "good", act)
+            return Said(entry.t, f"in force: {_writes(data['writes'])}", "good", act)
         case "reverted":
-            back = ", ".join(f"{o['knob']} {o['status']} to {o['original']}" for o in data["outcomes"])
-            return Said(entry.t, f"put back: {back}" if back else "nothing to put back", "back", act)
+            back = ", ".join(map(_outcome, data["outcomes"]))
+            return Said(entry.t, back or "nothing to put back", "back", act)
         case "failed" | "fault" | "ignored":
             return Said(entry.t, f"{entry.kind}: {data.get('what', '')}", "bad", act)
         case "foreign":
@@ -100,18 +100,52 @@ def tell(entry: Entry, acts: Sequence[Act]) -> Said | None:
     return None
 
 
+def judgement(verdict: Mapping[str, Any], least: float | None, guess: str = "", total: str = "") -> str:
+    """A verdict in words. The figures are the guess's; a still better value is said apart, `total` is its."""
+    effect, high = verdict.get("effect"), verdict.get("high")
+    if verdict["kind"] != "reject":
+        told = f"{guess}: {figures(verdict)}" if guess else figures(verdict)
+        better = ", ".join(_value(w["value"]) for w in verdict.get("writes", ()))
+        further = f"; {better} is still better" + (f", {total} in all" if total else "") if better else ""
+        return f"confirmed, {told}{further}"
+    guarded = any(state.startswith("worse") for state in verdict.get("guards", {}).values())
+    if effect is None or least is None or effect >= least or guarded:  # not for want of a gain
+        return f"rejected: {verdict['reason']}"
+    if high < 0 if high is not None else effect <= -least:  # few pairs have no interval
+        return f"rejected: {figures(verdict)}"
+    return f"rejected: no gain of {least:.0%} shown ({figures(verdict)})"
+
+
 def figures(verdict: Mapping[str, Any]) -> str:
     """Effect and interval of a verdict. Positive is better, whichever way the metric goes."""
     if verdict.get("effect") is None:
         return str(verdict["reason"])
     low, high = verdict.get("low"), verdict.get("high")
     interval = f" [{low:+.0%}, {high:+.0%}]" if low is not None and high is not None else ""
-    word = "better" if verdict["effect"] >= 0 else "worse"
-    return f"{abs(verdict['effect']):.0%} {word}{interval} in {verdict.get('pairs', 0)} pairs"
+    size, word = f"{abs(verdict['effect']):.0%}", "better" if verdict["effect"] >= 0 else "worse"
+    told = "no difference" if size == "0%" else f"{size} {word}"
+    return f"{told}{interval} in {verdict.get('pairs', 0)} pairs"
 
 
-def _past(kind: str) -> str:
-    return {"reject": "rejected", "confirm": "confirmed", "overwrite": "confirmed with a better value"}[kind]
+def _least(trial: str, entries: Sequence[Entry]) -> float | None:
+    """The gain that this trial's rule promised, at least."""
+    proposed = next((e for e in entries if e.trial == trial and e.kind == "proposed"), None)
+    expect: Any = proposed.data.get("expect") if proposed else None
+    return expect["min_effect"] if expect else None
+
+
+def _outcome(outcome: Mapping[str, Any]) -> str:
+    """What became of one knob that was to be put back."""
+    knob, original = outcome["knob"], outcome["original"]
+    match outcome["status"]:
+        case "restored":
+            return f"{knob} put back to {original}"
+        case "unchanged":
+            return f"{knob} already at {original}"
+        case "foreign":
+            return f"{knob} left at {outcome['found']}, which somebody else wrote"
+        case _:
+            return f"{knob} {outcome['status']}: {outcome['why']}"
 
 
 def _writes(writes: Sequence[Mapping[str, Any]]) -> str:
@@ -131,6 +165,8 @@ class Result(NamedTuple):
     before: float  # medians of the metric: before the guess, and while changed; NaN if there is none
     after: float
     new: str  # the value that the guess, or the actor, wrote; as the kernel showed it
+    guess: str = ""  # the guess alone
+    least: float | None = None  # the gain it promised
 
 
 def result(act: Act, entries: Sequence[Entry], witness: Witness) -> Result:
@@ -144,10 +180,12 @@ def result(act: Act, entries: Sequence[Entry], witness: Witness) -> Result:
     end = next((e.kind for e in trial[::-1] if e.kind in (*ENDS, "would")), "still open")
     spans = changed_spans(act, witness)
     guessed: Any = first.data["writes"]
-    new = spans[-1][2] if spans else ", ".join(_value(w["value"]) for w in guessed)
+    guess = ", ".join(_value(w["value"]) for w in guessed)
+    new = spans[-1][2] if spans else guess
     last = [(start, stop) for start, stop, text in spans if text == new]
     before = _median(witness, act, [(0.0, first.t)])
-    return Result(act, verdict, end, before, _median(witness, act, last), new)
+    after = _median(witness, act, last)
+    return Result(act, verdict, end, before, after, new, guess, _least(first.trial, entries))
 
 
 def changed_spans(act: Act, witness: Witness) -> list[tuple[float, float, str]]:
@@ -195,7 +233,9 @@ def rows(results: Sequence[Result], witness: Witness) -> tuple[tuple[str, ...], 
 
 def outcome(r: Result) -> str:
     if r.verdict is not None:
-        return f"{_past(r.verdict['kind'])}, {figures(r.verdict)}"
+        change = r.after / r.before - 1 if r.before else math.nan
+        total = "" if math.isnan(change) else f"{abs(change):.0%} {'less' if change < 0 else 'more'}"
+        return judgement(r.verdict, r.least, r.guess, total)
     return {
         "would": "observed only: nothing was written",
         "reverted": "put back without a verdict",
@@ -227,11 +267,13 @@ def picture(
     notes: Sequence[str],
     story: Sequence[Said],
     results: Sequence[Result],
+    states: Mapping[str, Sequence[State]],
     witness: Witness,
     tables: Sequence[Table],
 ) -> Picture:
     """One panel an act; times are seconds since the first sentence."""
     began = min((said.t for said in story), default=0.0)
+    end = max((said.t for said in story), default=0.0)
     panels = []
     for r in results:
         samples = tuple((t - began, v) for t, v in witness.samples.get(r.act.metric, []))
@@ -239,7 +281,8 @@ def picture(
             continue
         events = tuple(Event(s.t - began, _short(s.text, r.act), s.tone) for s in story if s.act == r.act)
         windows = tuple(
-            Window(a - began, b - began, label, tone) for a, b, label, tone in _windows(r.act, story, witness)
+            Window(a - began, b - began, label, tone)
+            for a, b, label, tone in shades(witness.trace.get(r.act.knob, []), states[r.act.knob], end)
         )
         panels.append(
             Panel(
@@ -256,32 +299,57 @@ def _short(text: str, act: Act) -> str:
     return text.split("   (")[0].replace(f"{act.knob} = ", "").replace(f"{act.knob} ", "")
 
 
-def _windows(act: Act, story: Sequence[Said], witness: Witness) -> list[tuple[float, float, str, str]]:
-    """The knob's own history as shades: A and B while on trial, what was confirmed afterwards.
+class State(NamedTuple):
+    """From `t` on, what the knob's value was to tuned-spec: none, trial, held, left (by a kill) or theirs."""
 
-    The arms are what the knob file showed, not what anybody asked for.
+    t: float
+    name: str
+
+
+def states(knob: str, entries: Sequence[Entry], killed: float | None) -> list[State]:
+    """What the history says of a knob over time; `killed` is when the daemon was, if it was."""
+    found = [State(-math.inf, "none")]
+    held = False
+    for entry in sorted((e for e in entries if knob in e.knobs), key=lambda e: e.t):
+        match entry.kind:
+            case "proposed":
+                found.append(State(entry.t, "trial"))
+            case "confirmed" | "overwritten":
+                held = True
+                found.append(State(entry.t, "held"))
+            case "reverted":
+                held = held and bool(entry.trial)  # a trial goes back to what was confirmed before it
+                found.append(State(entry.t, "held" if held else "none"))
+            case "foreign":
+                held = False
+                found.append(State(entry.t, "theirs"))
+    if killed is not None:
+        found = [state for state in found if state.t < killed] + [State(killed, "left")]
+    return found
+
+
+def shades(
+    trace: Sequence[tuple[float, str]], states: Sequence[State], last: float
+) -> list[tuple[float, float, str, str]]:
+    """The knob's own history as (start, end, label, tone): what its file showed, and what that was.
+
+    A and B are what stood there before a trial and what the trial put first; any third value is a C.
     """
-    trace = witness.trace.get(act.knob, [])
-    mine = [s for s in story if s.act == act]
-    last = max((s.t for s in story), default=0.0)
-    guesses = [s.t for s in mine if s.tone == "changed"]
-    if not guesses or len(trace) < 2:
+    if not trace:
         return []
-    decided = min((s.t for s in mine if s.tone in ("good", "bad") and s.t > guesses[0]), default=last)
-    first_new = trace[1][1]
-    shades = []
-    for (t, text), end in zip(trace, [t for t, _ in trace[1:]] + [last], strict=True):
-        for start, stop, on_trial in (
-            (max(t, guesses[0]), min(end, decided), True),
-            (max(t, decided), end, False),
-        ):
-            if start >= stop:
+    drawn = []
+    original = trace[0][1]
+    until = [*(state.t for state in states[1:]), last]
+    for state, stop in zip(states, until, strict=True):
+        old = next((text for t, text in reversed(trace) if t <= state.t), original)
+        new = next((text for t, text in trace if t > state.t and text != old), "")
+        for (t, text), end in zip(trace, [*(t for t, _ in trace[1:]), last], strict=True):
+            a, b = max(t, state.t), min(end, stop)
+            if a >= b or state.name == "none" or (state.name != "trial" and text == original):
                 continue
-            if text == trace[0][1]:
-                if on_trial:
-                    shades.append((start, stop, "A", "a"))
-            elif on_trial:
-                shades.append((start, stop, *(("B", "b") if text == first_new else ("C", "c"))))
+            if state.name != "trial":
+                drawn.append((a, b, LABELS[state.name], state.name))
             else:
-                shades.append((start, stop, "in force", "held"))
-    return shades
+                tone = "a" if text == old else "b" if text == new else "c"
+                drawn.append((a, b, tone.upper(), tone))
+    return drawn

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from tuned_spec.model import Way
-from tuned_spec.report.picture import LANES, Event, Panel, Picture, Table, Window, page
+from tuned_spec.report.picture import LABEL_CHARS, LANES, Event, Panel, Picture, Table, Window, page
 
 VOID = {"meta"}
 
@@ -155,7 +155,7 @@ def test_long_labels_are_cut_and_kept_whole_in_the_tooltip() -> None:
     label = "word " * 100
     html, _ = drawn(panel([(0.0, 1.0), (9.0, 1.0)], events=(Event(1, label),)))
     assert f"<title>{label}</title>" in html
-    assert all(len(text) <= 64 for _, _, text in boxes(html))
+    assert all(len(text) <= LABEL_CHARS for _, _, text in boxes(html))
 
 
 def test_a_crowd_of_events_keeps_its_lines() -> None:

@@ -25,7 +25,7 @@ STRIP = 18.0
 LANE = 19.0  # one row of labels above the plot
 LANES = 8  # labels that would need more rows keep only their line, a tooltip, and their row in the table
 AXIS = 44.0
-LABEL_CHARS = 64
+LABEL_CHARS = 96
 BEYOND = 1e300  # no axis reaches this; such a value is drawn as a gap, as infinity is
 MAX_POINTS = 1800  # drawn as one point each; more are drawn as the least and the most of each pixel column
 
@@ -85,6 +85,8 @@ SHADES = {
     "b": "B: as changed",
     "c": "C: another value tried",
     "held": "confirmed, in force",
+    "left": "left behind by kill -9",
+    "theirs": "written by somebody else",
 }
 
 # ------------------------------------------------------------------------------------ drawing
