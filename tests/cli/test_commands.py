@@ -77,6 +77,8 @@ def test_an_interrupt_ends_without_a_word(place: Place) -> None:
     # `run` needs a host; the other commands are over too soon: interrupt one that waits for an answer.
     script = (
         "import os, signal, sys\nfrom tuned_spec.cli import main, live\n"
+        # A shell starts its background jobs with SIGINT ignored, and so would this be.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(*_): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
         "live.daemon = wait\nsys.exit(main(sys.argv[1:]))"
     )

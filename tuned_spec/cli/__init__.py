@@ -67,7 +67,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     ),
     "check": (
         "check policy files; show the merged result and where each value came from",
-        [arg("policies", nargs="*", metavar="POLICY", help="a name or a file (default: default)")],
+        [
+            arg("policies", nargs="*", metavar="POLICY", help="a name or a file (default: default)"),
+            arg("--policy", action="append", default=[], metavar="P", help="the same, as of `run`"),
+        ],
     ),
     "knobs": (
         "the catalogue on this host: value, range, risk, owner",

@@ -94,7 +94,7 @@ def _files(
                 near(name, [*ours, *local])
                 or f"choose from {', '.join(sorted({*ours, *local})) or 'nothing'}"
             )
-            problems.append(Problem(str(shipped), 1, "policy", f"no policy {shown(name)}", hint))
+            problems.append(Problem("", 0, "policy", f"no policy {shown(name)}", hint))
     extra = {path: None for name, path in local.items() if name not in ours}
     return tuple(chosen | extra)
 
