@@ -1,4 +1,4 @@
-"""Where the program starts. Ctrl-C while the rest is still being imported ends it as it does later: with 130."""
+"""Where the program starts. Ctrl-C while the rest is being imported ends it as it does later, with 130."""
 
 
 def main() -> int:
