@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.place import STOP, SWAPPINESS, Place, environment
+from tests.cli.test_running import until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
 
@@ -20,7 +21,7 @@ from tuned_spec.cli import catalogue, check, control, history, live, main, parse
 from tuned_spec.knobs.catalogue import load
 known = load()
 catalogue.load = lambda: known
-parser().parse_args(["status"]); b"".decode("utf-8-sig")
+parser().parse_args(["status"]); b"x".decode("utf-8-sig")
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 sys.exit(main(sys.argv[1:]))
 """
@@ -99,6 +100,22 @@ def test_a_hung_daemon_of_roots_is_seen(roots: Place) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_running_daemon_of_roots_answers(roots: Place) -> None:
+    argv = roots.argv("run", "--mode", "observe", "--for", "60s")
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: roots.json("status")["state"] == "running")
+            roots.state.chmod(0o700)
+            done = as_nobody(roots, "status")
+            assert done.returncode == 0 and f"running: process {process.pid}" in done.stdout
+            assert "untouched" not in as_nobody(roots, "why", SWAPPINESS).stdout, "root's history is not read"
+            for verb in ("restore", "pause", "resume"):
+                done = as_nobody(roots, verb)
+                assert (done.returncode, done.stdout) == (1, "") and "sudo" in done.stderr
+        finally:
+            process.kill()
 
 
 def test_all_back_is_said_to_anyone(roots: Place) -> None:

@@ -91,7 +91,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         risk=knob.risk.value,
         live=here.value,
         live_error=here.why,
-        whose=_whose(here, original, ours, touched=bool(row or of_trial or damage or trouble)),
+        whose=_whose(here, original, ours, touched=bool(row or of_trial or damage or (trouble and not rows))),
         original=original,
         set_by=Owners(args.root).of(knob),
         rule=_rule(rule, of_trial, refused, host, args) if rule else None,
@@ -100,7 +100,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         refused=refused,
         foreign=_last(since, "foreign"),
         open=_open(daemon, knob.id),
-        history_error=trouble or "; ".join(damage),
+        history_error="; ".join(filter(None, [trouble, *damage])),
     )
 
 
