@@ -77,10 +77,22 @@ def test_why_after_a_kill(roots: Place) -> None:
     left_changed(roots)
     done = as_nobody(roots, "why", SWAPPINESS)
     assert "30 relative cost (ours)" in done.stdout and "60 relative cost (no sysctl.d" in done.stdout
-    assert "no rule has touched it" not in done.stdout and "sudo" in done.stdout
+    assert "no rule has touched it" not in done.stdout and "use sudo" in done.stdout
+    assert "rule      guess" in done.stdout
     roots.run.chmod(0o700)
     done = as_nobody(roots, "why", SWAPPINESS)
     assert "untouched" not in done.stdout and "cannot be read without root; use sudo" in done.stdout
+
+
+def test_a_directory_that_is_only_roots(roots: Place) -> None:
+    left_changed(roots)
+    roots.run.chmod(0o700)
+    done = as_nobody(roots, "status")
+    assert done.returncode == 1 and "cannot be seen without root; use sudo" in done.stdout
+    assert "not running" not in done.stdout and "nothing of tuned-spec" not in done.stdout
+    for verb in ("restore", "pause"):
+        done = as_nobody(roots, verb)
+        assert (done.returncode, done.stdout) == (1, "") and "sudo" in done.stderr
 
 
 def test_restore_and_history_after_a_kill(roots: Place) -> None:

@@ -37,7 +37,8 @@ def look(args: argparse.Namespace) -> None:
 
 
 class Daemon(Frozen, frozen=True):
-    """`state`: running (`status` is what it answered), hung (it holds the lock, silent) or stopped."""
+    """`state`: running (`status` is what it answered), hung (it holds the lock, silent), stopped, or unseen
+    (this user may not look)."""
 
     state: str
     pid: int = 0
@@ -50,7 +51,15 @@ def daemon(runtime_dir: Path) -> Daemon:
     status = reply.get("status") if reply else None
     if isinstance(status, dict):
         return Daemon("running", pid, status)
-    return Daemon("hung", pid) if pid else Daemon("stopped")
+    if pid:
+        return Daemon("hung", pid)
+    try:
+        (runtime_dir / paths.LOCK).stat()
+    except PermissionError:
+        return Daemon("unseen")
+    except OSError:
+        pass  # never run
+    return Daemon("stopped")
 
 
 def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, object] | None:
@@ -82,7 +91,7 @@ def lock_holder(runtime_dir: Path) -> int:
     lock = runtime_dir / paths.LOCK
     try:
         inode = lock.stat().st_ino
-        words = lock.read_text().split()
+        words = lock.read_text().split() if os.access(lock, os.R_OK) else []
         pid = int(words[0]) if words else 0
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()

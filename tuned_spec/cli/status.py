@@ -219,6 +219,8 @@ def print_dead(daemon: live.Daemon, last: live.Last, journal: live.Journal, comm
     if daemon.state == "hung":
         words = f"process {daemon.pid} holds the lock but does not answer"
         print(show.wrapped(f"tuned-spec hung: {words}; `restore` ends it and puts everything back", 2))
+    elif daemon.state == "unseen":
+        print("tuned-spec: whether root's daemon runs cannot be seen without root; use sudo")
     elif last.seen:
         seen = f"last seen {show.when(last.seen, now)}, {show.span(now - last.seen)} ago"
         print(show.wrapped(f"tuned-spec not running ({seen}, ended by {last.ended})", 2))
@@ -239,7 +241,8 @@ def print_dead(daemon: live.Daemon, last: live.Last, journal: live.Journal, comm
     for line in journal.damage:
         print(show.wrapped(f"  journal  {line}", 11))
     if command:
-        print(f"\nto put it back:  {show.heading(command)}")
+        sure = journal.changed or daemon.state == "hung"
+        print(f"\nto put {'it back' if sure else 'back what may be left'}:  {show.heading(command)}")
     else:
         print("  nothing of tuned-spec is left changed on this host")
 

@@ -81,7 +81,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
     daemon = live.daemon(args.runtime_dir)
     if original is None and (held := _held(daemon, knob.id)):
         original, ours = _value_of(held, "original"), _value_of(held, "value")
-    rule = next((e.rule for e in (*reversed(of_trial), refused) if e and e.rule), "")
+    rule = next((e.rule for e in (*reversed(of_trial), refused) if e and e.rule), row.rule if row else "")
     return Chain(
         knob=knob.id,
         summary=knob.summary,
@@ -153,15 +153,15 @@ def _rule(
             for name in ("reason", "source", "origin", "seen", "expect")
             if name in proposed.data
         }
-    last = live.last(args.state_dir, running=True)
     try:
         from tuned_spec.cli.check import load_policy
 
+        last = live.last(args.state_dir, running=True)
         policy = load_policy(list(last.policy) or ["default"], host, args).policy
         here = next(r for r in policy.rules if r.id == rule)
         found = {"reason": here.reason, "source": here.source, "origin": here.origin} | found
     except (TunedSpecError, StopIteration):
-        pass  # the policy has changed or gone since: the record stands alone
+        pass  # the history is not readable, or the policy has gone since: the record stands alone
     return found
 
 
@@ -299,7 +299,8 @@ def _live(chain: Chain, now: float) -> str:
     if chain.foreign and chain.whose == "foreign":
         data = chain.foreign.data
         words += f", {show.value(data.get('found'))} was written by {data.get('writer')}"
-    return f"{_value(chain, chain.live)} ({words})" + (f"; {chain.live_error}" if chain.live_error else "")
+    locked = f"; cannot be written: {chain.live_error}" if chain.live_error else ""
+    return f"{_value(chain, chain.live)} ({words}){locked}"
 
 
 def _range(chain: Chain, now: float) -> str:

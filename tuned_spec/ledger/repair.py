@@ -164,7 +164,7 @@ def away(row: Row, boot: str) -> tuple[str, str]:
                             f"run this again under nsenter --net=/proc/{pid}/ns/net"
                         )
                 except PermissionError:
-                    hidden = True
+                    hidden = os.geteuid() != 0
                 except OSError:
                     continue
             if hidden:
