@@ -43,7 +43,8 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         tail = f"; {self.hint}" if self.hint else ""
-        return f"{self.file}:{self.line}: {self.key}: {self.what}{tail}"
+        place = f"{self.file}:{self.line}: " if self.file else ""  # a policy that is nowhere has no place
+        return f"{place}{self.key}: {self.what}{tail}"
 
 
 class PolicyError(TunedSpecError):

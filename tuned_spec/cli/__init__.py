@@ -33,6 +33,7 @@ POLICY_HELP = "a shipped policy's name, or a file; may be given several times (d
 
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
 MODULES = {"pause": "control", "resume": "control"}
+LOOKING = ("status", "why", "history", "restore", "pause", "resume", "knobs")  # at what a daemon did
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -67,7 +68,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     ),
     "check": (
         "check policy files; show the merged result and where each value came from",
-        [arg("policies", nargs="*", metavar="POLICY", help="a name or a file (default: default)")],
+        [
+            arg("policies", nargs="*", metavar="POLICY", help="a name or a file (default: default)"),
+            arg("--policy", action="append", default=[], metavar="P", help="the same, as of `run`"),
+        ],
     ),
     "knobs": (
         "the catalogue on this host: value, range, risk, owner",
@@ -102,6 +106,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
+        if args.command in LOOKING:
+            importlib.import_module("tuned_spec.cli.live").look(args)
         module = MODULES.get(args.command, args.command)
         code = importlib.import_module(f"tuned_spec.cli.{module}").main(args)
         if sys.stdout is not None:  # it is where a service is started with its streams closed

@@ -22,7 +22,7 @@ from tuned_spec.speculate.rules import inert
 def main(args: argparse.Namespace) -> int:
     host = Host(args.root)
     try:
-        loaded = load_policy(args.policies or ["default"], host, args)
+        loaded = load_policy([*args.policies, *args.policy] or ["default"], host, args)
     except PolicyError as error:
         if args.json:
             show.json_out({"v": 1, "command": "check", "ok": False, "problems": error.problems})

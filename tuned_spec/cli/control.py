@@ -14,10 +14,12 @@ REFUSED = 1
 def main(args: argparse.Namespace) -> int:
     reply = live.ask(args.runtime_dir, args.command, getattr(args, "knobs", ()))
     if reply is None:
-        pid = live.lock_holder(args.runtime_dir)
-        trouble = f"process {pid} does not answer; `{live.restore_command(args.runtime_dir)}` ends it"
-        error = trouble if pid else f"no daemon runs in {args.runtime_dir}"
-        code = REFUSED if pid else NOT_RUNNING
+        found, where = live.daemon(args.runtime_dir), args.runtime_dir
+        error = {
+            "unseen": f"{where} cannot be read without root; use sudo",
+            "stopped": f"no daemon runs in {where}",
+        }.get(found.state, f"process {found.pid} does not answer; `{live.command('restore', where)}` ends it")
+        code = NOT_RUNNING if found.state == "stopped" else REFUSED
     elif not reply.get("ok"):
         error, code = str(reply.get("error", "refused")), REFUSED
     else:
@@ -28,8 +30,17 @@ def main(args: argparse.Namespace) -> int:
     elif error:
         raise Refused(error, code)
     else:
-        print("paused: no new changes" if reply and reply.get("paused") else "tuning")
+        print(_said(args, bool(reply and reply.get("paused"))))
     return code
+
+
+def _said(args: argparse.Namespace, paused: bool) -> str:
+    if args.command == "pause" or not paused:
+        return "paused: no new changes" if paused else "tuning"
+    resume = live.command("resume", args.runtime_dir)
+    return (
+        f"taken up again: {', '.join(args.knobs)}; but changes are still paused: `{resume}` lets them go on"
+    )
 
 
 class Refused(UsageError):

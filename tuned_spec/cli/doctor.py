@@ -109,7 +109,10 @@ def _kernel(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
     elif (args.root / "sys/fs/cgroup/unified/cgroup.procs").exists():
         what = "hybrid: version 2 at /sys/fs/cgroup/unified, controllers bound to version 1"
         yield Finding(
-            "cgroup v2", "note", what, "systemd.unified_cgroup_hierarchy=1 if you want cgroup rules"
+            "cgroup v2",
+            "note",
+            what,
+            "if you want cgroup rules: systemd.unified_cgroup_hierarchy=1 on the kernel command line",
         )
     else:
         do = "mount it (systemd does by itself since v243) if you want rules on the pressure of cgroups"
@@ -244,12 +247,12 @@ def _sysctl_files(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _directories(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    for name, path in (("runtime directory", args.runtime_dir), ("state directory", args.state_dir)):
+    for kind, path in (("runtime", args.runtime_dir), ("state", args.state_dir)):
+        name, flag = f"{kind} directory", f"--{kind}-dir"
         there = next(p for p in (path, *path.parents) if p.exists())
         if not os.access(there, os.W_OK | os.X_OK):
-            yield Finding(
-                name, "problem", f"{there} cannot be written", f"run as root, or choose --{name[:-9]}-dir"
-            )
+            what = f"{path} cannot be " + ("written" if there == path else f"made in {there}")
+            yield Finding(name, "problem", what, f"run as root, or choose another with {flag}")
             continue
         space = os.statvfs(there)
         free = space.f_bavail * space.f_frsize
@@ -269,8 +272,10 @@ def _directories(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _leftovers(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
+    args = argparse.Namespace(**vars(args))  # the other checks are of this user's own directories
+    live.look(args)
     daemon = live.daemon(args.runtime_dir)
-    command = live.restore_command(args.runtime_dir)
+    command = live.command("restore", args.runtime_dir)
     if daemon.state == "running":
         yield Finding("daemon", "ok", f"running, process {daemon.pid}")
         return

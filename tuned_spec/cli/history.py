@@ -12,6 +12,7 @@ from tuned_spec.cli import show
 from tuned_spec.ledger.history import Entry, read
 
 Data = Mapping[str, object]
+FOREIGN = "written by somebody else"  # how the engine ends the reason of such a revert
 
 
 def main(args: argparse.Namespace) -> int:
@@ -25,9 +26,17 @@ def main(args: argparse.Namespace) -> int:
         print(f"no entries{' match' if args.knob or args.trial or args.since else ''} in {args.state_dir}")
     else:
         head = ("WHEN", "WHAT", "TRIAL", "DETAILS")
-        rows = [(show.when(e.wall, now), e.kind, e.trial or "-", sentence(e)) for e in entries]
+        rows = [(show.when(e.wall, now), kind(e), e.trial or "-", sentence(e)) for e in entries]
         print(show.table(rows, head))
     return 0
+
+
+def kind(entry: Entry) -> str:
+    """What happened. A trial that ended because somebody else wrote its knobs has nothing put back."""
+    found = entry.data.get("outcomes")
+    ends = {o.get("status") for o in found if isinstance(o, Mapping)} if isinstance(found, list) else set()
+    theirs = ends == {"foreign"} or (not ends and str(entry.data.get("why")).endswith(FOREIGN))
+    return "given up, theirs left" if entry.kind == "reverted" and theirs else entry.kind
 
 
 def sentence(entry: Entry) -> str:

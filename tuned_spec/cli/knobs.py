@@ -16,7 +16,7 @@ NO_MATCH = 1
 
 def main(args: argparse.Namespace) -> int:
     host, owners = Host(args.root), Owners(args.root)
-    rows, _ = live.undo_rows(args.runtime_dir)
+    rows, damage = live.undo_rows(args.runtime_dir)
     ours = {
         row.knob: row for row in rows if row.status in ("open", "held") and row.boot_id == repair.boot_id()
     }
@@ -56,6 +56,8 @@ def main(args: argparse.Namespace) -> int:
         return NO_MATCH
     head = ("KNOB", "VALUE", "RANGE", "RISK", "OWNER")
     print(show.table([_row(*one) for one in shown], head))
+    for line in damage:
+        print(show.wrapped(f"owners may be missing: {line}", 2))
     return 0
 
 

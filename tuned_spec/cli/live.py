@@ -6,6 +6,7 @@ that only look. Writes nothing, restores nothing.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import socket
@@ -22,8 +23,22 @@ from tuned_spec.model import Frozen
 ANSWER_S = 1.0
 
 
+def look(args: argparse.Namespace) -> None:
+    """Where the commands look. Only root's daemon can change a knob: who is not root, names no directory and
+    runs no daemon means that one, if it was ever there. A history of one's own is still one's own."""
+    if os.geteuid() == 0 or args.runtime_dir != paths.runtime_dir() or lock_holder(args.runtime_dir):
+        return
+    own = args.command == "history" and (args.state_dir / paths.HISTORY).exists()
+    roots = args.root / repair.ROOTS.lstrip("/")
+    if roots.exists() and not own:
+        args.runtime_dir = roots
+        if args.state_dir == paths.state_dir():
+            args.state_dir = args.root / "var/lib/tuned-spec"
+
+
 class Daemon(Frozen, frozen=True):
-    """`state`: running (`status` is what it answered), hung (it holds the lock, silent) or stopped."""
+    """`state`: running (`status` is what it answered), hung (it holds the lock, silent), stopped, or unseen
+    (this user may not look)."""
 
     state: str
     pid: int = 0
@@ -36,7 +51,15 @@ def daemon(runtime_dir: Path) -> Daemon:
     status = reply.get("status") if reply else None
     if isinstance(status, dict):
         return Daemon("running", pid, status)
-    return Daemon("hung", pid) if pid else Daemon("stopped")
+    if pid:
+        return Daemon("hung", pid)
+    try:
+        (runtime_dir / paths.LOCK).stat()
+    except PermissionError:
+        return Daemon("unseen")
+    except OSError:
+        pass  # never run
+    return Daemon("stopped")
 
 
 def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, object] | None:
@@ -68,7 +91,7 @@ def lock_holder(runtime_dir: Path) -> int:
     lock = runtime_dir / paths.LOCK
     try:
         inode = lock.stat().st_ino
-        words = lock.read_text().split()
+        words = lock.read_text().split() if os.access(lock, os.R_OK) else []
         pid = int(words[0]) if words else 0
         for line in Path("/proc/locks").read_text().splitlines():
             fields = line.split()
@@ -119,9 +142,7 @@ def undo_rows(runtime_dir: Path) -> tuple[list[repair.Row], list[str]]:
         if not path.exists():
             return [], []
     except OSError as error:
-        return [], [f"{path}: {error.strerror}; run this with sudo"]
-    if not os.access(path, os.R_OK):
-        return [], [f"{path}: may not be read by this user; run this with sudo"]
+        return [], [f"{path}: {error.strerror}; cannot be read without root; use sudo"]
     loaded = repair.load(str(runtime_dir))
     if loaded.db is not None:
         loaded.db.close()
@@ -176,6 +197,7 @@ def history(state_dir: Path, **filters: object) -> tuple[list[Entry], str]:
         return [], str(error)
 
 
-def restore_command(runtime_dir: Path) -> str:
-    default = runtime_dir == Path("/run/tuned-spec")
-    return "sudo tuned-spec restore" + ("" if default else f" --runtime-dir {runtime_dir}")
+def command(verb: str, runtime_dir: Path) -> str:
+    """What to type for it."""
+    default = runtime_dir == Path(repair.ROOTS)
+    return f"sudo tuned-spec {verb}" + ("" if default else f" --runtime-dir {runtime_dir}")

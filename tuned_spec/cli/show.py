@@ -29,22 +29,36 @@ def heading(text: str) -> str:
 
 
 def width() -> int:
-    """As shutil.get_terminal_size, whose import would cost more than all else here."""
+    """Of the terminal, at least 60; without end where there is none: `grep` wants whole lines.
+
+    As shutil.get_terminal_size, whose import would cost more than all else here.
+    """
+    if not sys.stdout.isatty():
+        return sys.maxsize
     try:
-        columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size().columns
+        columns = int(os.environ.get("COLUMNS", 0)) or os.get_terminal_size(sys.stdout.fileno()).columns
     except (OSError, ValueError):
         columns = 100
-    return max(60, min(100, columns))
+    return max(60, columns)
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int = 0) -> str:
-    """Columns aligned; where they are wider than the terminal (at most 100), the widest wrap."""
+    """Columns aligned; where they are wider than the terminal the widest wrap, but never the first, nor
+    a word: names and paths can be searched for and copied."""
     lines = [tuple(map(str, row)) for row in ([head] if head else []) + list(rows)]
     if not lines:
         return ""
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    while indent + sum(widths) + 2 * (len(widths) - 1) > width() and max(widths) > 12:
-        widths[widths.index(max(widths))] -= 1
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
+    spare = [room - max(12, word) for room, word in zip(widths, least, strict=True)]
+    spare[0] = 0
+    over = indent + sum(widths) + 2 * (len(widths) - 1) - width()
+    while over > 0 and max(spare) > 0:
+        widest = max((i for i, s in enumerate(spare) if s > 0), key=widths.__getitem__)
+        widths[widest] -= 1
+        spare[widest] -= 1
+        over -= 1
     out = []
     for number, line in enumerate(lines):
         cells = [_fold(cell, w) for cell, w in zip(line, widths, strict=True)]
@@ -57,12 +71,19 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int =
 def _fold(cell: str, room: int) -> list[str]:
     if len(cell) <= room:
         return [cell]
-    return textwrap.wrap(cell, room, break_on_hyphens=False)
+    return textwrap.wrap(cell, room, break_on_hyphens=False, break_long_words=False)
 
 
 def wrapped(text: str, indent: int = 0) -> str:
-    """Filled to the terminal, all lines but the first indented."""
-    return textwrap.fill(text, width(), subsequent_indent=" " * indent, break_long_words=False)
+    """Filled to the terminal (to 100 columns: longer lines are hard to read), all but the first indented."""
+    columns = width()
+    return textwrap.fill(
+        text,
+        min(columns, 100) if columns < sys.maxsize else columns,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def json_out(document: object) -> None:

@@ -44,11 +44,13 @@ def main(args: argparse.Namespace) -> int:
         return 0
     journal = live.journal(args.runtime_dir)
     left = bool(journal.changed or journal.damage) or daemon.state == "hung"
-    command = live.restore_command(args.runtime_dir) if left else ""
+    command = live.command("restore", args.runtime_dir) if left else ""
     if args.json:
         show.json_out(document | {"journal": journal, "refusals": refusals, "restore": command})
     else:
-        print_dead(daemon, last, journal, command, args.state_dir)
+        print_dead(
+            daemon, last, journal, command, "" if trouble else f"no run is on record in {args.state_dir}"
+        )
         print_counts("refusals on record", refusals)
         print_judged(judged, trouble)
     return LEFT if left else NOT_RUNNING
@@ -204,25 +206,27 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
         ("KNOB", "OURS", "THEIRS", "WRITER"),
         [(f.knob, show.value(f.ours), show.value(f.found), f.writer) for f in status.foreign],
     )
+    reported = {name: v for name, v in status.metrics.items() if name.startswith("app.")}
+    section("reported by programs", ("METRIC", "LAST"), [(n, show.number(v)) for n, v in reported.items()])
     section("inert here", ("RULE", "WHY"), [(i.rule, i.reason) for i in status.inert])
     print_counts("refusals", status.refusals)
     print_rejected({why: n for why, n in status.rejected_samples.items() if n})
     print_judged(judged, trouble)
 
 
-def print_dead(
-    daemon: live.Daemon, last: live.Last, journal: live.Journal, command: str, state_dir: Path
-) -> None:
+def print_dead(daemon: live.Daemon, last: live.Last, journal: live.Journal, command: str, never: str) -> None:
     now = time.time()
     if daemon.state == "hung":
         words = f"process {daemon.pid} holds the lock but does not answer"
         print(show.wrapped(f"tuned-spec hung: {words}; `restore` ends it and puts everything back", 2))
+    elif daemon.state == "unseen":
+        print("tuned-spec: whether root's daemon runs cannot be seen without root; use sudo")
     elif last.seen:
         seen = f"last seen {show.when(last.seen, now)}, {show.span(now - last.seen)} ago"
         print(show.wrapped(f"tuned-spec not running ({seen}, ended by {last.ended})", 2))
         print(f"  it was   {last.mode}, policy {' + '.join(last.policy)}, process {last.pid}")
     else:
-        print(show.wrapped(f"tuned-spec not running (no run is on record in {state_dir})", 2))
+        print(show.wrapped("tuned-spec not running" + (f" ({never})" if never else ""), 2))
     head = ("KNOB", "ORIGINAL", "NOW", "STATE", "TRIAL", "RULE")
     rows = [
         (c["knob"], c["original"], c["found"] or c["why"], c["status"], c["trial"], c["rule"])
@@ -237,7 +241,8 @@ def print_dead(
     for line in journal.damage:
         print(show.wrapped(f"  journal  {line}", 11))
     if command:
-        print(f"\nto put it back:  {show.heading(command)}")
+        sure = journal.changed or daemon.state == "hung"
+        print(f"\nto put {'it back' if sure else 'back what may be left'}:  {show.heading(command)}")
     else:
         print("  nothing of tuned-spec is left changed on this host")
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text
-from tuned_spec.cli.history import outcomes, verdict
+from tuned_spec.cli.history import kind, outcomes, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError
 from tuned_spec.ledger import repair
@@ -77,8 +78,10 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
     ours = adapter.parse(knob, row.ours) if row and row.status in repair.ACTIVE else None
     if original is None:
         original, ours = _from_history(entries, knob.id, boot)
-    rule = next((e.rule for e in (*reversed(of_trial), refused) if e and e.rule), "")
     daemon = live.daemon(args.runtime_dir)
+    if original is None and (held := _held(daemon, knob.id)):
+        original, ours = _value_of(held, "original"), _value_of(held, "value")
+    rule = next((e.rule for e in (*reversed(of_trial), refused) if e and e.rule), row.rule if row else "")
     return Chain(
         knob=knob.id,
         summary=knob.summary,
@@ -88,7 +91,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         risk=knob.risk.value,
         live=here.value,
         live_error=here.why,
-        whose=_whose(here, original, ours, touched=bool(row or of_trial)),
+        whose=_whose(here, original, ours, touched=bool(row or of_trial or damage or (trouble and not rows))),
         original=original,
         set_by=Owners(args.root).of(knob),
         rule=_rule(rule, of_trial, refused, host, args) if rule else None,
@@ -97,7 +100,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         refused=refused,
         foreign=_last(since, "foreign"),
         open=_open(daemon, knob.id),
-        history_error=trouble or "; ".join(damage),
+        history_error="; ".join(filter(None, [trouble, *damage])),
     )
 
 
@@ -118,9 +121,14 @@ def _written(entry: Entry, side: str, knob: str) -> Value | None:
     writes = entry.data.get(side)
     for write in writes if isinstance(writes, list) else []:
         if write["knob"] == knob:
-            value: Value = tuple(write["value"]) if isinstance(write["value"], list) else write["value"]
-            return value
+            return _value_of(write, "value")
     return None
+
+
+def _value_of(data: Mapping[str, Any], name: str) -> Value | None:
+    found = data.get(name)
+    value: Value | None = tuple(found) if isinstance(found, list) else found
+    return value
 
 
 def _whose(here: Live, original: Value | None, ours: Value | None, touched: bool) -> str:
@@ -145,16 +153,21 @@ def _rule(
             for name in ("reason", "source", "origin", "seen", "expect")
             if name in proposed.data
         }
-    last = live.last(args.state_dir, running=True)
     try:
         from tuned_spec.cli.check import load_policy
 
+        last = live.last(args.state_dir, running=True)
         policy = load_policy(list(last.policy) or ["default"], host, args).policy
         here = next(r for r in policy.rules if r.id == rule)
         found = {"reason": here.reason, "source": here.source, "origin": here.origin} | found
     except (TunedSpecError, StopIteration):
-        pass  # the policy has changed or gone since: the record stands alone
+        pass  # the history is not readable, or the policy has gone since: the record stands alone
     return found
+
+
+def _held(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
+    held = daemon.status.get("held", [])
+    return next((h for h in held if h.get("knob") == knob), None) if isinstance(held, list) else None
 
 
 def _open(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
@@ -185,14 +198,16 @@ def _value(chain: Chain, value: Value | None) -> str:
 def _original(chain: Chain, now: float) -> str:
     by = chain.set_by
     setter = f"set to {by.text} by {by.file}:{by.line}" if by else "no sysctl.d file sets it"
-    if not chain.trial and chain.original is None:
-        return setter
-    return f"{_value(chain, chain.original)} ({setter})"
+    if chain.original is None and chain.whose != "original":
+        return f"not on record ({setter})"
+    return f"{_value(chain, chain.live if chain.original is None else chain.original)} ({setter})"
 
 
 def _rule_link(chain: Chain, now: float) -> str:
     rule = chain.rule
     if rule is None:
+        if chain.history_error:
+            return "unknown: what was done is not all readable, see below"
         return "no rule has touched it, as far as the history goes"
     words = str(rule["id"])
     if rule.get("origin"):
@@ -266,7 +281,7 @@ def _verdict(chain: Chain, now: float) -> str:
     if end:
         done = outcomes(end.data) if end.kind == "reverted" else show.writes(end.data.get("writes"))
         why = f" ({end.data.get('why')})" if end.kind == "reverted" else ""
-        words.append(f"{end.kind} at {show.when(end.wall, now)}{why}" + (f": {done}" if done else ""))
+        words.append(f"{kind(end)} at {show.when(end.wall, now)}{why}" + (f": {done}" if done else ""))
     elif chain.trial and not chain.open and not chain.last("would"):
         words.append("none on record: the daemon ended first")
     return "; ".join(words)
@@ -284,7 +299,8 @@ def _live(chain: Chain, now: float) -> str:
     if chain.foreign and chain.whose == "foreign":
         data = chain.foreign.data
         words += f", {show.value(data.get('found'))} was written by {data.get('writer')}"
-    return f"{_value(chain, chain.live)} ({words})" + (f"; {chain.live_error}" if chain.live_error else "")
+    locked = f"; cannot be written: {chain.live_error}" if chain.live_error else ""
+    return f"{_value(chain, chain.live)} ({words}){locked}"
 
 
 def _range(chain: Chain, now: float) -> str:

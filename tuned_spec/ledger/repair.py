@@ -51,6 +51,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 JOURNAL, INDEX, LOCK, CONTROL = "undo.db", "undo.index", "lock", "control.sock"
+ROOTS = "/run/tuned-spec"  # root's runtime directory
 VERSION = 1  # of the --json answer and of the control protocol
 SILENCE_S = 2.0  # a daemon that has not answered by then hangs
 PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
@@ -155,14 +156,19 @@ def away(row: Row, boot: str) -> tuple[str, str]:
     if row.identity.startswith("netns:"):
         inode = row.identity[len("netns:") :]  # "[4026531840]", as in /proc/*/ns/net
         if os.readlink("/proc/self/ns/net") != "net:" + inode:
+            hidden = False
             for pid in filter(str.isdigit, os.listdir("/proc")):
                 try:
                     if os.readlink(f"/proc/{pid}/ns/net") == "net:" + inode:
                         return "failed", f"is in the network namespace of process {pid}: " + (
                             f"run this again under nsenter --net=/proc/{pid}/ns/net"
                         )
+                except PermissionError:
+                    hidden = os.geteuid() != 0
                 except OSError:
                     continue
+            if hidden:
+                return "failed", f"is in another network namespace, {inode}: look with sudo"
             return VOID, f"its network namespace {inode} has no process any more"
     return "", ""
 
@@ -307,7 +313,11 @@ def connect(path: str) -> sqlite3.Connection:
     """Autocommit; nothing is synced, because the journal must outlive the process, not the power."""
     db = sqlite3.connect(path, timeout=1.0, isolation_level=None)
     db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # a damaged text fails its checksum
-    db.execute("PRAGMA synchronous = OFF")
+    try:
+        db.execute("PRAGMA synchronous = OFF")  # the first to look into the file
+    except sqlite3.Error:
+        db.close()
+        raise
     return db
 
 
@@ -369,7 +379,10 @@ def load(directory: str) -> Loaded:
     damage: list[str] = []
     path = os.path.join(directory, JOURNAL)
     db = None
-    lines = _load_index(directory, damage)
+    try:
+        lines = _load_index(directory, damage)
+    except PermissionError:
+        return Loaded([], [_unreadable(os.path.join(directory, INDEX))], None)
     try:
         if not os.path.exists(path):
             raise FileNotFoundError("is missing")
@@ -383,6 +396,8 @@ def load(directory: str) -> Loaded:
                 rows[row.knob] = max(row, rows[row.knob], key=lambda r: r.seq)
             else:
                 rows[row.knob] = row
+    except PermissionError:
+        return Loaded([], [_unreadable(path)], None)
     except (sqlite3.Error, OSError, ValueError, TypeError, OverflowError, MemoryError) as e:
         if db is not None:
             db.close()
@@ -402,18 +417,25 @@ def load(directory: str) -> Loaded:
     return Loaded(sorted(rows.values()), damage, db)
 
 
+def _unreadable(path: str) -> str:
+    """Not damage, but nothing may be said of what is in it."""
+    return f"{path}: cannot be read" + (" without root; use sudo" if os.geteuid() else " even by root")
+
+
 def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ...]]]:
     """The records one by one, so that those before a damaged page count; and where to note outcomes.
 
-    On a full or read-only file system SQLite cannot make the files it shares with other readers, so a copy
-    is read elsewhere, and nothing can be noted.
+    On a full or read-only file system, and without root, SQLite cannot make the files it shares with other
+    readers, so a copy is read elsewhere, and nothing can be noted.
     """
     query = f"SELECT {_COLUMNS}, checksum FROM undo"
-    db = connect(path)
+    db = None
     try:
+        db = connect(path)
         return db, db.execute(query)
     except sqlite3.DatabaseError as e:
-        db.close()
+        if db is not None:
+            db.close()
         if not isinstance(e, sqlite3.OperationalError) or str(e).startswith("no such table"):
             raise
     import shutil  # rarely needed, slow to import
@@ -438,6 +460,8 @@ def _load_index(directory: str, damage: list[str]) -> dict[str, tuple[int, str, 
             text = f.read()
     except FileNotFoundError:
         return {}  # killed before the first knob was touched
+    except PermissionError:
+        raise
     except OSError as e:
         damage.append(f"{path}: {e.strerror}")
         return {}
@@ -572,7 +596,8 @@ class Report(NamedTuple):
     how: str  # "repair", "daemon", "killed daemon PID, then repair", "nothing"
     outcomes: list[Outcome]
     damage: list[str]
-    said: str = ""
+    said: str = ""  # instead of a table
+    told: str = ""  # who did it, and what that leaves
 
     @property
     def code(self) -> int:
@@ -599,6 +624,7 @@ def repair(
     except FileNotFoundError:
         return Report("nothing", [], [], f"{directory} does not exist: nothing was ever managed from there")
     how = "repair"
+    told = "no daemon runs: the journal that the last one left was repaired"
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -612,9 +638,13 @@ def repair(
             if e.role == "daemon" and how == "repair" and holds_lock(e.pid, directory):
                 answer = ask_daemon(directory, knobs)
                 if answer is not None:
-                    return _from_daemon(answer)
+                    return _from_daemon(answer, e.pid, directory)
                 if kill_holder(e.pid, directory):
                     how = f"killed daemon {e.pid} (silent for {SILENCE_S:g} s), then repair"
+                    told = (
+                        f"the daemon (process {e.pid}) hung, silent for {SILENCE_S:g} s: "
+                        "it was killed and its journal repaired; start it again to go on"
+                    )
             time.sleep(0.02)
     try:
         checkpoint("repair:locked")
@@ -626,15 +656,19 @@ def repair(
         finally:
             if loaded.db is not None:
                 loaded.db.close()
-        return Report(how, outcomes, loaded.damage)
+        return Report(how, outcomes, loaded.damage, told=told if outcomes or how != "repair" else "")
     finally:
         os.close(lock)
 
 
-def _from_daemon(answer: dict[str, Any]) -> Report:
+def _from_daemon(answer: dict[str, Any], pid: int, directory: str) -> Report:
     if answer.get("v") != VERSION or not answer.get("ok"):
         raise Unusable(f"the daemon refused: {answer.get('error', answer)}")
-    return Report("daemon", [Outcome(**outcome) for outcome in answer["outcomes"]], [])
+    told = f"the daemon (process {pid}) was asked"
+    if answer.get("paused"):
+        where = "" if directory == ROOTS else f" --runtime-dir {directory}"
+        told += f" and is now paused; `tuned-spec resume{where}` lets it go on"
+    return Report("daemon", [Outcome(**outcome) for outcome in answer["outcomes"]], [], told=told)
 
 
 def _chosen(rows: Sequence[Row], knobs: Sequence[str], stop: bool) -> list[Row]:
@@ -687,8 +721,9 @@ def main(argv: Sequence[str], checkpoint: Checkpoint = nothing) -> int:
         }
         print(json.dumps(answer))
         return code
-    if not error and (text := table(report)):
-        print(text)
+    for text in (table(report), report.told):
+        if text and not error:
+            print(text)
     known = {o.knob for o in report.outcomes}
     strangers = [f"{knob}: not managed, nothing to restore" for knob in args.knob if knob not in known]
     for line in [*report.damage, error] if error else [*report.damage, *strangers]:
@@ -697,12 +732,15 @@ def main(argv: Sequence[str], checkpoint: Checkpoint = nothing) -> int:
 
 
 def _default_dir() -> str:
-    """As paths.runtime_dir; beside the journal when this is the copy that the daemon left there."""
+    """As paths.runtime_dir; beside the journal when this is the copy that the daemon left there.
+
+    Root's wherever it is there: nobody else's daemon can change a knob.
+    """
     here = os.path.dirname(os.path.abspath(__file__))
     if os.path.exists(os.path.join(here, JOURNAL)):
         return here
-    if os.geteuid() == 0:
-        return "/run/tuned-spec"
+    if os.geteuid() == 0 or os.path.exists(ROOTS):
+        return ROOTS
     return os.path.join(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/runtime-{os.geteuid()}", "tuned-spec")
 
 

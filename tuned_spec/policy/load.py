@@ -97,7 +97,7 @@ def _files(
                 near(name, [*ours, *local])
                 or f"choose from {', '.join(sorted({*ours, *local})) or 'nothing'}"
             )
-            problems.append(Problem(str(shipped), 1, "policy", f"no policy {shown(name)}", hint))
+            problems.append(Problem("", 0, "policy", f"no policy {shown(name)}", hint))
     by_name = any(path in (*ours.values(), *local.values()) for path in chosen)
     extra = {path: None for name, path in local.items() if name not in ours and by_name}
     return tuple(chosen | extra)
