@@ -108,7 +108,8 @@ def _rules_in(files: Iterable[Path]) -> frozenset[str]:
     found: set[str] = set()
     for path in files:
         try:
-            found.update(re.findall(r"^\s*(?:- )?\s*id:\s*(\S+)", path.read_text(), re.MULTILINE))
+            if path.is_file():  # a pipe would be waited for
+                found.update(re.findall(r"^\s*(?:- )?\s*id:\s*(\S+)", path.read_text(), re.MULTILINE))
         except (OSError, ValueError):
             pass  # whoever selects that file is told
     return frozenset(found)
