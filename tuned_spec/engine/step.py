@@ -558,7 +558,7 @@ class Turn:
             self.yield_knob(write.knob, write.ours, write.found, write.writer)
             for trial in tuple(self.state.trials.values()):
                 if write.knob in trial.knobs:
-                    self.revert(trial, f"{write.knob} was written by somebody else: theirs stays")
+                    self.revert(trial, f"{write.knob} was written by somebody else")
 
     def journal_changed(self, event: JournalChanged) -> None:
         if event.ok != self.state.journal_ok:
