@@ -236,19 +236,19 @@ rules:
 
 
 def test_check_shows_the_merged_policy_and_what_this_host_lacks(place: Place, tmp_path: Path) -> None:
-    policy = tmp_path / "mine.yaml"
-    policy.write_text(GOOD)
     dropin = place.root / "etc/tuned-spec/policies.d/90-local.yaml"
     dropin.parent.mkdir(parents=True)
+    policy = dropin.parent / "mine.yaml"
+    policy.write_text(GOOD)
     dropin.write_text("version: 1\nsettings: {max_pairs: 12}\n")
-    document = place.json("check", str(policy))
+    document = place.json("check", "mine")
     assert document["ok"] and document["policy"]["alpha"] == 0.01
     assert document["values"]["settings.alpha"]["from"] == f"{policy}:4"
     assert document["values"]["settings.max_pairs"]["from"] == f"{dropin}:2"
     assert document["values"]["settings.rest"]["from"] == "built in"
     assert [i["rule"] for i in document["inert"]] == ["guess"], "the root has no /proc/pressure"
     assert [u["knob"] for u in document["unavailable"]] == ["vm.dirty_ratio"]
-    done = place.tell("check", str(policy))
+    done = place.tell("check", "mine")
     assert done.returncode == 0
     assert "mine.yaml:4" in done.stdout and "90-local.yaml:2" in done.stdout
 

@@ -1,7 +1,7 @@
 """A daemon with an actor of the test's own making, and with faults that come from the kernel itself.
 
 Run as a program: `python -m tests.daemon.stranger OPTIONS ACTOR`, both JSON. Below the place of the runtime
-directory, a file `close-epoll` makes a thread close the daemon's epoll descriptor.
+directory, a file `break-epoll` makes a thread put /dev/null in place of the daemon's epoll descriptor.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ say(type='hello', kind='stranger', pid=os.getpid(), uid=65534)
 SILENT = "while s.recv(65536): pass"
 
 
-def close_epoll_when_told(place: Path) -> None:
-    while not (place / "close-epoll").exists():
+def break_epoll_when_told(place: Path) -> None:
+    while not (place / "break-epoll").exists():
         time.sleep(0.02)
     for fd in Path("/proc/self/fd").iterdir():
         if str(fd.readlink()) == "anon_inode:[eventpoll]":
-            os.close(int(fd.name))
+            # Replaced, not closed: a number that is free would be given to whatever is opened next.
+            with open(os.devnull) as nothing:
+                os.dup2(nothing.fileno(), int(fd.name))
             return
 
 
 def main(options: dict[str, str], actor: list[str]) -> int:
     runtime = Path(options["runtime"])
-    threading.Thread(target=close_epoll_when_told, args=(runtime.parent,), daemon=True).start()
+    threading.Thread(target=break_epoll_when_told, args=(runtime.parent,), daemon=True).start()
     return serve(
         Options(
             policies=(options["policy"],),

@@ -61,10 +61,10 @@ def alive(machine: Host) -> bool:
 
 def test_an_exception_in_the_loop_restores_on_the_way_out(machine: Host) -> None:
     before = change(machine)
-    (machine.place / "close-epoll").touch()
+    (machine.place / "break-epoll").touch()
     assert ended(machine) == 1
     assert value() == before
-    assert "Bad file descriptor" in machine.said()
+    assert "Invalid argument" in machine.said()
 
 
 @pytest.mark.parametrize("lost", ["run/undo.db", "run"])

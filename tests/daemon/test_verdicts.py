@@ -65,7 +65,13 @@ def verdict_on(machine: Host, effect: float) -> str:
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Host]:
     with host(tmp_path, settle="50ms", lease="60s") as one:
+        only_one_guess(one)
         yield one
+
+
+def only_one_guess(machine: Host) -> None:
+    """The rule still holds after the verdict: its next guess shall not begin while we look."""
+    machine.policy.write_text(machine.policy.read_text().replace("cooldown: 1s", "cooldown: 10m"))
 
 
 def test_what_helps_is_kept_until_the_end(machine: Host) -> None:
@@ -96,6 +102,7 @@ def test_what_does_nothing_is_not_kept(machine: Host) -> None:
 def test_lossless_writes_nothing_until_asked_and_keeps_what_helps(tmp_path: Path) -> None:
     with host(tmp_path, settle="50ms", lease="60s") as machine:
         before = value()
+        only_one_guess(machine)
         machine.policy.write_text(machine.policy.read_text().replace("mode: lossy", "mode: lossless"))
         assert verdict_on(machine, 0.4) in ("confirm", "overwrite")
         assert "applied" not in machine.kinds(), "nothing was written on the rule's word alone"
