@@ -43,11 +43,14 @@ def break_epoll_when_told(place: Path) -> None:
     while not (place / "break-epoll").exists():
         time.sleep(0.02)
     for fd in Path("/proc/self/fd").iterdir():
-        if str(fd.readlink()) == "anon_inode:[eventpoll]":
-            # Replaced, not closed: a number that is free would be given to whatever is opened next.
-            with open(os.devnull) as nothing:
-                os.dup2(nothing.fileno(), int(fd.name))
-            return
+        try:
+            if str(fd.readlink()) != "anon_inode:[eventpoll]":
+                continue
+        except OSError:  # closed since it was listed
+            continue
+        # Replaced, not closed: a number that is free would be given to whatever is opened next.
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), int(fd.name))
 
 
 def main(options: dict[str, str], actor: list[str]) -> int:
