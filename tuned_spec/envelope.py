@@ -153,7 +153,7 @@ def _type_fits(knob: Knob, value: Value) -> bool:
             return isinstance(value, int) and value in (0, 1)
         case KnobType.INTS:
             return isinstance(value, tuple) and len(value) == (len(knob.fields) or len(value))
-        case KnobType.CHOICE | KnobType.WORDS:
+        case KnobType.CHOICE | KnobType.WORDS | KnobType.CPUS:
             return isinstance(value, str)
         case _:
             assert_never(knob.type)

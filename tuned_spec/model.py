@@ -15,6 +15,7 @@ import msgspec
 # A knob's value in canonical form: what the kernel would show, typed. A tuple is a file of several
 # numbers (`net.ipv4.tcp_rmem`); a string is one word of a bracketed choice (`madvise`).
 Value = int | str | tuple[int, ...]
+UNLIMITED = 2**63 - 1  # what a knob's `max_word` stands for
 Metrics = Mapping[str, float]
 
 
@@ -31,6 +32,7 @@ class KnobType(StrEnum):
     CHOICE = "choice"  # one word out of `choices`, shown bracketed or bare
     BOOL = "bool"  # 0 or 1 (or N and Y)
     WORDS = "words"  # several words in the kernel's order, one blank between (an allowed list)
+    CPUS = "cpus"  # a set of CPUs, as a list: `0-3,5`; "" is none
 
 
 class Risk(StrEnum):
@@ -65,7 +67,9 @@ class Coupling(Frozen, frozen=True):
 class Knob(Frozen, frozen=True):
     """One entry of the catalogue: data about a knob, no access to it.
 
-    `target` is a path below the adapter's root (`vm/swappiness` below /proc/sys).
+    An entry with `per` is a template, of which this host has one for each disk, NIC, cgroup and so on; a
+    concrete one has `instance`, its id is `ENTRY@INSTANCE`.
+    `target` is a path below the adapter's root (`vm/swappiness` below /proc/sys); `{}` is the instance.
     `low`/`high` bound a number, or each element of a tuple alike; None is unbounded.
     `quantum`: the kernel rounds down to a multiple of it (a page, for byte counts held as pages).
     `source` says where range, unit and behaviour are from.
@@ -92,6 +96,15 @@ class Knob(Frozen, frozen=True):
     dwell_s: float = 1.0  # what one measurement window lasts at least
     alternable: bool = True  # may A and B be alternated, or does the effect carry over?
     irreversible_when: str = ""  # e.g. a one-way switch; such knobs are refused
+    per: str = ""  # what the host has one such knob of each; "": one in all
+    instance: str = ""
+    cap: str = ""  # the physical cap beside `high`: `25% of ram`
+    max_word: str = ""  # how the kernel shows and takes UNLIMITED
+    side: str = ""  # what else a write does
+    kernels: str = ""  # which kernels have it, in words
+    tried: tuple[str, ...] = ()  # kernels on which it was written, read back and put back
+    blocking: bool = False  # a write may wait for a long time: it is done off the loop
+    stateless: bool = False  # a write is a deed (memory.reclaim): nothing stays, nothing is read back
 
 
 class Write(Frozen, frozen=True):

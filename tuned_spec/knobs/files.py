@@ -195,6 +195,8 @@ class Files:
                 if not words:
                     raise ValueError(f"{knob.id}: an empty list")
                 return " ".join(words)
+            case KnobType.CPUS:
+                return text.strip()
             case _:
                 assert_never(knob.type)
 
