@@ -30,6 +30,7 @@ class Landscape(msgspec.Struct, frozen=True):
     high: Point
     start: Point
     cost: Callable[[Point, float], float]
+    moves: bool = False  # does `cost` depend on `t`?
     shift_s: float | None = None  # when the workload changes, and the search is told
 
     def sample(self, x: Point, t: float, noise: float, chance: random.Random) -> float:
@@ -129,8 +130,15 @@ LANDSCAPES: dict[str, Landscape] = {
         (16384,),
         (2048,),
         lambda x, t: _BOWL(x, t) * math.exp(0.5 * math.sin(t * math.tau / 60)),
+        moves=True,
     ),
     "shift": Landscape(
-        "shift", (16,), (16384,), (2048,), lambda x, t: (_BOWL if t < 20 else _OTHER)(x, t), shift_s=20.0
+        "shift",
+        (16,),
+        (16384,),
+        (2048,),
+        lambda x, t: (_BOWL if t < 20 else _OTHER)(x, t),
+        moves=True,
+        shift_s=20.0,
     ),
 }
