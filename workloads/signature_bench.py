@@ -18,11 +18,12 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -149,7 +150,7 @@ OWN: dict[str, Callable[..., None]] = {
 
 
 @contextmanager
-def servers(directory: Path) -> Iterator[None]:
+def servers(directory: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
     """redis and nginx on loopback, and the file that fio reads, before anything is measured."""
     conf = directory / "nginx.conf"
     conf.write_text(
@@ -168,7 +169,7 @@ def servers(directory: Path) -> Iterator[None]:
     started = start([[*redis, "--daemonize", "no"], ["nginx", "-c", str(conf), "-p", str(directory)]])
     time.sleep(1.0)
     try:
-        yield
+        yield started
     finally:
         stop(started)
 
@@ -196,6 +197,17 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
+def cpu_seconds(sessions: Collection[int]) -> float:
+    """CPU time that the processes of these sessions have used so far, and what they waited for."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            words = stat.read_text().rpartition(")")[2].split()
+            if int(words[3]) in sessions:
+                ticks += sum(map(int, words[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def capture(out: Path, visits: int, seconds: int, only: list[str], seed: int) -> None:
     """Runs everything and writes a line a tick. The tick in which a load begins is marked `mixed`."""
     dice = random.Random(seed)
@@ -203,22 +215,29 @@ def capture(out: Path, visits: int, seconds: int, only: list[str], seed: int) ->
     with tempfile.TemporaryDirectory(prefix="tuned-spec-bench-", dir=out.parent) as scratch:
         directory = Path(scratch)
         sense = Sense(Path("/"))
-        with servers(directory), out.open("a") as lines:
+        cpus = os.cpu_count() or 1
+        with servers(directory) as served, out.open("a") as lines:
             next_tick = time.monotonic()
             for visit in range(visits):
                 for name in dice.sample(names, len(names)):
                     intensity = 1 + (visit + names.index(name)) % 2
                     running = start(LOADS[name](directory, intensity))
+                    sessions = {process.pid for process in (*running, *served)}
+                    used, others = cpu_seconds(sessions), []
                     for tick in range(seconds + 1):
                         next_tick += TICK_S
                         time.sleep(max(0.0, next_tick - time.monotonic()))
                         seen = sense.observe(time.monotonic())
+                        used, before = cpu_seconds(sessions), used
+                        others.append(seen.values.get("cpu.busy", 0.0) - (used - before) / TICK_S / cpus)
                         row = {
                             "workload": name,
                             "visit": visit,
                             "intensity": intensity,
                             "tick": tick,
                             "t": round(seen.t, 3),
+                            # of all CPUs, by programs that are not ours
+                            "others": round(others[-1], 3),
                             "values": seen.values,
                         }
                         lines.write(json.dumps(row) + "\n")
@@ -226,7 +245,10 @@ def capture(out: Path, visits: int, seconds: int, only: list[str], seed: int) ->
                     if any(process.poll() is not None for process in running):
                         print(f"{name}: ended by itself: is it installed and allowed here?", file=sys.stderr)
                     stop(running)
-                    print(f"visit {visit} {name} x{intensity}, load {os.getloadavg()[0]:.1f}", flush=True)
+                    print(
+                        f"visit {visit} {name} x{intensity}, others {statistics.mean(others):.0%} of the CPUs",
+                        flush=True,
+                    )
         sense.close()
 
 

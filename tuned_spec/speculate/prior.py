@@ -1,12 +1,12 @@
 """Priors: what the actor confirmed under which workload, and the jump back to it when that workload returns.
 
-Owns what is remembered, when a workload counts as known, and the guess that comes of it. Must not know files or
-clocks. A prior is a guess like any other: it is a `Rule` made for the occasion, which the envelope may refuse and
-the actor judges; only `step` does not bind it, because the values were tried before. Confirmed values are not
-replayed after a reboot: they are remembered here, and their workload has to come back first.
+Owns what is remembered, when a workload counts as known, and the guess that comes of it. Must not know files
+or clocks. A prior is a guess like any other: it is a `Rule` made for the occasion, which the envelope may refuse
+and the actor judges; only `step` does not bind it, because the values were tried before. Confirmed values are
+not replayed after a reboot: they are remembered here, and their workload has to come back first.
 
-Signatures given to `learn` are those from *before* the change: that is what the host shows when it is
-untuned again.
+Signatures given to `learn` are those from *before* the change: that is what the host shows when it is untuned
+again.
 """
 
 from __future__ import annotations
@@ -277,10 +277,10 @@ def _alike(a: Remembered, b: Remembered) -> bool:
 def as_rule(
     recall: Recall, catalogue: Mapping[str, Knob], wall: float, without: Collection[str] = ()
 ) -> Rule | Refusal:
-    """The jump as a rule without conditions: judged by the metric of its best setting, guarded by the others'.
+    """The jump as a rule without conditions: judged by its best setting's metric, guarded by the others'.
 
-    Left out are knobs in `without` (foreign, absent here), those that this catalogue has no more, that are for
-    a person to change, or that a better setting would set back.
+    Left out are knobs in `without` (foreign, absent here), those that this catalogue has no more, that are
+    for a person to change, or that a better setting would set back.
     """
     taken: list[Setting] = []
     for setting in recall.settings:
@@ -296,7 +296,6 @@ def as_rule(
     for setting in taken:
         guards.setdefault(setting.expect.metric, Guard(setting.expect.metric, setting.expect.way))
     guards.pop(best.expect.metric, None)
-    times = best.confirmed
     day = datetime.fromtimestamp(best.wall, UTC).date()
     elsewhere = f", learned on {recall.origin}" if recall.origin else ""
     return Rule(
@@ -309,7 +308,8 @@ def as_rule(
         guard=tuple(guards.values()),
         reason=(
             f"workload {recall.workload} is back (distance {recall.distance:.2f}, known up to {KNOWN:g}): "
-            f"{best.rule} brought {best.gain:+.0%} in {best.expect.metric}, weight {times:.1f}, last {day}{elsewhere}"
+            f"{best.rule} brought {best.gain:+.0%} in {best.expect.metric}, "
+            f"weight {best.confirmed:.1f}, last {day}{elsewhere}"
         ),
         source="what the actor confirmed on this host",
         cooldown_s=COOLDOWN_S,

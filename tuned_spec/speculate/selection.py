@@ -1,15 +1,16 @@
 """Selection: which of the guesses that could be made now are worth a trial.
 
-Owns the record of each rule and the sum that decides. Must not know knobs' files, clocks or the engine: candidates,
-time and room come in as parameters. After Theorem 3 of "Speculative Actions" (arXiv 2510.04371): in order of
-confidence, launch while gain times *added* hit probability is at least the cost.
+Owns the record of each rule and the sum that decides. Must not know files, clocks or the engine: candidates,
+time and room come in as parameters. After Theorem 3 of "Speculative Actions" (arXiv 2510.04371): best first,
+launch while gain times *added* hit probability is at least the cost.
 
-Everything is in seconds of work: a gain of 0.5 over a workload that goes on for 600 s is worth 300 s, and a trial
-that costs a tenth of the speed for 30 s costs 3 s.
+Everything is in seconds of work: a gain of 0.5 over a workload that goes on for 600 s is worth 300 s, and a
+trial that costs a tenth of the speed for 30 s costs 3 s.
 
-How likely the actor is to confirm comes from two levels. Over all workloads a rule starts at its declared confidence,
-which weighs as much as DECLARED trials; under one signature it starts from there with the weight of at most
-ELSEWHERE trials. Evidence fades, so a guess that was wrong grows uncertain again and comes back, rarely.
+How likely the actor is to confirm comes from two levels: a rule starts at its declared confidence, which weighs
+as much as DECLARED trials, and moves with what it did elsewhere; under one signature it starts from there, and
+moves with what it did under that. What it gains is what was measured here, confirmed or not: a guess that shows
+no effect loses both ways. Evidence fades, so what was wrong grows uncertain again and comes back, rarely.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from tuned_spec.model import Frozen, Knob, Risk, Rule
 from tuned_spec.speculate.signature import Signature, distance
 
 DECLARED = 2.0
-ELSEWHERE = 4.0
+ELSEWHERE = 0.5  # an outcome under another signature counts half
+MOST = 4.0  # and what was known before a signature was seen counts as so many trials at most
 SAME = 1.6  # outcomes under a signature this near are from the same workload
 CURIOSITY = 1.0  # standard deviations of doubt that count in a guess's favour
 OUTCOMES = 32  # of one rule are kept
-RULES = 256
+HERE = 8  # of them under one signature, so that what happens often does not crowd out the rest
+RULES = 128
 HALF_LIFE_S = 7 * 86_400.0
+JUDGE_S = 5.0  # what asking the actor costs, whatever it says
 TOGGLE_S = 0.05  # work lost by one switch between arms
 HORIZON_S = 600.0  # how long a workload goes on, where nobody knows better
 # Share of the work lost while a wrong value of this risk is in place.
-HARM = {Risk.LOW: 0.1, Risk.MEDIUM: 0.5, Risk.HIGH: math.inf}
+HARM = {Risk.LOW: 0.1, Risk.MEDIUM: 0.5, Risk.HIGH: 1.0}
 
 
 class Outcome(Frozen, frozen=True):
@@ -113,12 +117,11 @@ def judged(
 ) -> Record:
     """One more outcome. A trial that ended without a verdict was proposed and not confirmed, too."""
     tally = record.rules.get(rule) or Tally()
-    outcome = Outcome(wall, confirmed, gain or 0.0, signature)
-    now = Tally(
-        tally.proposed + 1,
-        tally.confirmed + confirmed,
-        (*tally.outcomes, outcome)[-OUTCOMES:],
-    )
+    outcomes = [*tally.outcomes, Outcome(wall, confirmed, gain or 0.0, signature)]
+    alike = [o for o in outcomes if _alike(o.signature, signature)]
+    if len(alike) > HERE:
+        outcomes.remove(alike[0])
+    now = Tally(tally.proposed + 1, tally.confirmed + confirmed, tuple(outcomes[-OUTCOMES:]))
     others = {
         name: t for name, t in record.rules.items() if name != rule
     }  # the longest unheard of goes first
@@ -137,7 +140,7 @@ def hit_rate(record: Record, rule: str | None = None) -> HitRate:
 
 
 class Odds(Frozen, frozen=True):
-    """`p`: how likely a confirmation is; `doubt`: its standard deviation; `gain` and `harm`, relative."""
+    """`p`: how likely it is confirmed; `doubt`: the deviation of that; `gain`, `harm`: relative, if so or not."""
 
     p: float
     doubt: float
@@ -154,26 +157,28 @@ def odds(guess: Candidate, record: Record, signature: Signature | None, wall: fl
     outcomes = (record.rules.get(guess.rule) or Tally()).outcomes
     weights = [0.5 ** (max(0.0, wall - o.wall) / HALF_LIFE_S) for o in outcomes]
     here = [
-        weight
-        if signature is not None and o.signature is not None and distance(signature, o.signature) <= SAME
-        else 0.0
-        for o, weight in zip(outcomes, weights, strict=True)
+        weight if _alike(o.signature, signature) else 0.0 for o, weight in zip(outcomes, weights, strict=True)
     ]
-    elsewhere = [weight - near for weight, near in zip(weights, here, strict=True)]
+    elsewhere = [(weight - near) * ELSEWHERE for weight, near in zip(weights, here, strict=True)]
     yes, n = _sums(outcomes, elsewhere)
     base = (guess.confidence * DECLARED + yes) / (DECLARED + n)
-    trials = min(DECLARED + n, ELSEWHERE)
+    trials = min(DECLARED + n, MOST)
     yes, n = _sums(outcomes, here)
     a, b = base * trials + yes, (1 - base) * trials + n - yes
     p = a / (a + b)
-    gains = [(o.gain, w) for o, w in zip(outcomes, weights, strict=True) if o.confirmed]
-    harms = [(-o.gain, w) for o, w in zip(outcomes, weights, strict=True) if not o.confirmed and o.gain < 0]
+    helped = [(o.gain, w) for o, w in zip(outcomes, weights, strict=True) if o.confirmed]
+    harmed = [(-o.gain, w) for o, w in zip(outcomes, weights, strict=True) if not o.confirmed and o.gain < 0]
+    shown = [(max(0.0, o.gain), near) for o, near in zip(outcomes, here, strict=True)]
     return Odds(
         p=p,
         doubt=math.sqrt(p * (1 - p) / (a + b + 1)),
-        gain=_blend(guess.min_effect, gains),
-        harm=HARM[guess.risk] if guess.risk is Risk.HIGH else _blend(HARM[guess.risk], harms),
+        gain=_blend(_blend(guess.min_effect, helped), shown),
+        harm=_blend(HARM[guess.risk], harmed),
     )
+
+
+def _alike(a: Signature | None, b: Signature | None) -> bool:
+    return distance(a, b) <= SAME if a and b else a is b
 
 
 def _sums(outcomes: Sequence[Outcome], weights: Sequence[float]) -> tuple[float, float]:
@@ -186,9 +191,14 @@ def _blend(start: float, seen: Sequence[tuple[float, float]]) -> float:
     return (start + sum(x * w for x, w in seen)) / (1 + sum(w for _, w in seen))
 
 
-def cost(guess: Candidate, chance: Odds) -> float:
-    """Seconds of work that the trial takes: its switches, and half of it in a value that may be wrong."""
-    return guess.toggles * TOGGLE_S + (1 - chance.p) * min(chance.harm, 1e9) * guess.trial_s / 2
+def weigh(guess: Candidate, chance: Odds, left: float, horizon_s: float) -> tuple[float, float]:
+    """Seconds of work that the trial can give and takes: the judge, its switches, half of it in a wrong value.
+
+    `left`: how likely it is that nothing launched before does the same.
+    """
+    gives = left * chance.hopeful * chance.gain * max(0.0, horizon_s - guess.trial_s)
+    wrong = (1 - chance.p) * chance.harm * guess.trial_s / 2
+    return gives, JUDGE_S + guess.toggles * TOGGLE_S + wrong
 
 
 def choose(
@@ -200,7 +210,7 @@ def choose(
     horizon_s: float = HORIZON_S,
     busy: frozenset[str] = frozenset(),
 ) -> Choice:
-    """Which to launch now, at most `room` of them, none that touches `busy` knobs or those of another launched one.
+    """Which to launch now, at most `room`, none that touches `busy` knobs or those of another that is launched.
 
     Several that would better the same metric are alternatives: the next one adds only what the ones before it
     leave (1-p1)(1-p2)...
@@ -208,8 +218,8 @@ def choose(
     chances = {guess.rule: odds(guess, record, signature, wall) for guess in candidates}
 
     def alone(guess: Candidate) -> float:
-        chance = chances[guess.rule]
-        return chance.hopeful * chance.gain * horizon_s - cost(guess, chance)
+        gives, takes = weigh(guess, chances[guess.rule], 1.0, horizon_s)
+        return gives - takes
 
     launch: list[str] = []
     skip: dict[str, str] = {}
@@ -219,13 +229,14 @@ def choose(
     for guess in sorted(candidates, key=lambda guess: (-alone(guess), guess.rule)):
         chance = chances[guess.rule]
         left = missed.get(guess.metric, 1.0)
-        gives = left * chance.hopeful * chance.gain * max(0.0, horizon_s - guess.trial_s)
-        price = cost(guess, chance)
-        worth[guess.rule] = gives - price
-        if gives < price:
+        gives, takes = weigh(guess, chance, left, horizon_s)
+        worth[guess.rule] = gives - takes
+        if guess.risk is Risk.HIGH:
+            skip[guess.rule] = envelope.CODES["risk"]
+        elif gives < takes:
             skip[guess.rule] = (
                 f"not worth it: P {chance.p:.2f} (hopeful {chance.hopeful:.2f}) x {chance.gain:.0%} for "
-                f"{horizon_s:.0f} s, x {left:.2f} left by others, is {gives:.1f} s; its cost is {price:.1f} s"
+                f"{horizon_s:.0f} s, x {left:.2f} left by others, is {gives:.1f} s; its cost is {takes:.1f} s"
             )
         elif clash := guess.touches & touched:
             skip[guess.rule] = f"{min(clash)} is in another trial, or coupled to one that is"

@@ -1,11 +1,11 @@
 """Signatures: what kind of work the host does, in figures that do not depend on how much of it there is.
 
-Owns the features, their distance, and the watch for a change of workload. Pure: memory in, memory out; must not
-know a rule, a knob or what a signature is good for.
+Owns the features, their distance, and the watch for a change of workload. Pure: memory in, memory out; must
+not know a rule, a knob or what a signature is good for.
 
-A feature weighs two amounts against each other, as the base-2 logarithm of their ratio: 1 is twice as much. Both
-get FLOOR of the work (CPU time busy or waiting for a disk) added, in units in which a host that does little else
-shows about 1: what is negligible beside the work weighs nothing, and twice the load is the same signature.
+A feature weighs two amounts against each other, as the base-2 logarithm of their ratio: 1 is twice as much.
+Both get FLOOR of the work (CPU time busy or waiting for a disk) added, in units in which a host that does little
+else shows about 1: what is negligible beside the work weighs nothing, and twice the load is the same signature.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LEAST_SHARED = 0.75  # of the features must be known on both sides, or two signa
 
 
 class Feature(Frozen, frozen=True):
-    """`part` (metrics, added up, in `part_unit`) against `over` (likewise). `scatter` is the standard deviation
-    from second to second within one workload, as `workloads.signature_bench` measured it."""
+    """`part` (metrics, added up, in `part_unit`) against `over` (likewise). `scatter` is its standard deviation
+    within one workload, as `workloads.signature_bench` measured it."""
 
     doc: str
     part: tuple[str, ...]
@@ -115,7 +115,7 @@ def signature(values: Mapping[str, float], cpus: int = 1) -> Signature | None:
             balance = math.log2(
                 (part / feature.part_unit + FLOOR * work) / (over / feature.over_unit + FLOOR * work)
             )
-            features[name] = min(max(balance, -LIMIT), LIMIT)
+            features[name] = round(min(max(balance, -LIMIT), LIMIT), 3)
     return Signature(features) if len(features) >= LEAST_SHARED * len(FEATURES) else None
 
 
@@ -157,7 +157,7 @@ DRIFT = 2.2  # so do two in a row this far
 
 
 class Watched(Frozen, frozen=True):
-    """What `watch` remembers: the latest observations of the present workload, oldest first, and since when."""
+    """What `watch` remembers: the present workload's latest observations, oldest first, and since when."""
 
     recent: tuple[Signature, ...] = ()
     strange: Signature | None = None  # the last one, if it was past DRIFT
