@@ -291,6 +291,7 @@ class Policy(Frozen, frozen=True):
     names: tuple[str, ...]
     mode: Mode = Mode.OBSERVE
     rules: tuple[Rule, ...] = ()
+    climbs: tuple[Climb, ...] = ()
     limits: tuple[Limit, ...] = ()
     metrics: tuple[MetricOwner, ...] = ()
     cgroups: tuple[str, ...] = ()  # paths below the cgroup root whose pressure is sensed
@@ -371,6 +372,7 @@ class Case(Frozen, frozen=True, tag="case"):
     alpha: float
     max_pairs: int
     history: dict[str, tuple[float, ...]]  # recent values of the named metrics, oldest first, A only
+    workload_age_s: float | None = None  # how long this workload has been going on, as far as is known
 
 
 class Measure(Frozen, frozen=True, tag="measure"):
@@ -418,6 +420,7 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
+    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
 
 
@@ -538,6 +541,8 @@ RECORD_KINDS = {
     "overwritten": "writes held instead",
     "reverted": "why (rejected, lease, actor died, paused, stop, foreign, fault), outcomes",
     "foreign": "ours, found, writer",
+    "workload": "what: another workload began, as far as the host's figures tell",
+    "climbed": "writes, what, windows: a search ended here, and why",
     "actor": "what: started, died, restarted, gave up",
     "fault": "what, hint: a journal, sensor or sender that failed",
 }
