@@ -25,6 +25,7 @@ from tuned_spec.speculate.climb import (
     octaves,
     reset,
     restarted,
+    wrote,
 )
 
 Samples = dict[str, list[float]]
@@ -158,7 +159,7 @@ def test_two_fields_of_one_knob() -> None:
 
 @pytest.mark.parametrize("live", [{}, {"k": "madvise"}, {"k": (1, 2, 3)}])
 def test_what_holds_no_number_is_refused_by_name(live: dict[str, Value]) -> None:
-    with pytest.raises(KnobError, match=r"^k: .* climb c"):
+    with pytest.raises(KnobError, match=r"^k: .* is no number"):
         begin(ONE, live, 0.0, 1)
 
 
@@ -167,7 +168,7 @@ def test_a_span_without_a_multiple_of_its_quantum_is_refused() -> None:
         begin(climb(Span("k", 1, 4095, quantum=4096)), {"k": 1}, 0.0, 1)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32))
 def test_the_same_samples_give_the_same_moves(seed: int) -> None:
     def played() -> list[Move]:
@@ -255,6 +256,16 @@ def test_reset_starts_from_the_actors_value_and_keeps_to_its_range(
     for _ in range(10):
         host.window()
         assert low <= host.at()[0] <= high
+
+
+def test_a_clamped_write_is_what_was_measured() -> None:
+    """The envelope allows no more than 200: what is asked for beyond is set to 200, and found to be so."""
+    host = Host(ONE, {"k": 64}, lambda at: {"m": [1000.0 / at[0]]})
+    for _ in range(20):
+        host.window()
+        host.memory = wrote(host.memory, {"k": min(host.at()[0], 200)})
+    assert {reading.at[0] for reading in host.memory.readings} <= set(range(16, 201))
+    assert host.memory.best == (200,)
 
 
 def test_reset_leaves_a_local_minimum() -> None:

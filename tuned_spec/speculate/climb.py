@@ -40,6 +40,7 @@ FLOOR = 0.01  # an objective at or below 0 counts as this share of the usual one
 PATIENCE = 6  # tries, and as many again for each knob, without progress: enough
 BOUT = 20  # tries, and as many again for each knob, whatever they bring
 SILENCE = 3  # windows without a sample, then the search rests
+PAUSES = 4  # a rest that follows one without progress is twice as long, this often
 PULSE = 8  # windows at rest that make one reading
 
 Point = tuple[int, ...]
@@ -77,6 +78,7 @@ class ClimbMemory(Frozen, frozen=True):
     gain: float | None = None  # what the model expected of the last try, relative
     why: str = ""  # why it rests; "" while it searches
     check_at: float = 0.0
+    idle: int = 0  # rests on end since it last made progress
 
 
 class Try(Frozen, frozen=True):
@@ -98,20 +100,18 @@ Move = Try | Rest
 
 def begin(climb: Climb, live: Mapping[str, Value], t: float, seed: int) -> ClimbMemory:
     """A search from what the knobs hold now. KnobError: no number there, or a span without room."""
-    at = []
     for span in climb.spans:
-        value = live.get(span.knob)
-        if isinstance(value, tuple) and span.field is not None and 0 <= span.field < len(value):
-            at.append(value[span.field])
-        elif isinstance(value, int) and span.field is None:
-            at.append(value)
-        else:
-            what = f"holds {value!r}, in which field {span.field} is not a number"
-            raise KnobError(span.knob, "probe", what, hint=f"take it out of climb {climb.id}")
         _room(span)
+    point = tuple(_held(span, live.get(span.knob)) for span in climb.spans)
     values = tuple(Write(knob, live[knob]) for knob in dict.fromkeys(span.knob for span in climb.spans))
-    point = tuple(at)
     return ClimbMemory(climb.spans, values, point, point, point, seed, check_at=t)
+
+
+def wrote(memory: ClimbMemory, values: Mapping[str, Value]) -> ClimbMemory:
+    """What the last move came to, where it was not what it asked for: clamped, rounded, or refused."""
+    live = {write.knob: write.value for write in memory.values} | dict(values)
+    at = tuple(map(_held, memory.spans, (live.get(span.knob) for span in memory.spans)))
+    return msgspec.structs.replace(memory, values=tuple(map(Write, live, live.values())), at=at)
 
 
 def restarted(climb: Climb, memory: ClimbMemory, t: float) -> ClimbMemory:
@@ -180,10 +180,17 @@ def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, M
     bout, stall, anchor = memory.bout + 1, memory.stall + 1, memory.anchor
     if memory.why:
         bout, stall, anchor = 0, 0, None
-    if anchor is None or model.gain(best, anchor) > climb.expect.min_effect:
+    progress = anchor is not None and model.gain(best, anchor) > climb.expect.min_effect
+    if anchor is None or progress:
         stall, anchor = 0, best
     memory = msgspec.structs.replace(
-        memory, best=best, noise=model.noise, bout=bout, stall=stall, anchor=anchor
+        memory,
+        best=best,
+        noise=model.noise,
+        bout=bout,
+        stall=stall,
+        anchor=anchor,
+        idle=0 if progress else memory.idle,
     )
     gain, point = model.most_promising(_candidates(climb, memory))
     memory = msgspec.structs.replace(memory, gain=gain)
@@ -205,7 +212,8 @@ def _settle(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[Clim
 
 
 def _rest(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
-    memory = msgspec.structs.replace(memory, why=why, check_at=t + climb.recheck_s)
+    pause = climb.recheck_s * 2 ** min(memory.idle, PAUSES)
+    memory = msgspec.structs.replace(memory, why=why, check_at=t + pause, idle=memory.idle + 1)
     return memory, Rest(memory.values, why)
 
 
@@ -248,6 +256,17 @@ def _room(span: Span) -> tuple[int, int]:
         what = f"has no multiple of {span.quantum} between {span.low} and {span.high}"
         raise KnobError(span.knob, "probe", what, hint="widen the climb's range")
     return low, high
+
+
+def _held(span: Span, value: Value | None) -> int:
+    """The span's number in a knob's value."""
+    match value, span.field:
+        case int(), None:
+            return value
+        case tuple(), int(field) if 0 <= field < len(value):
+            return value[field]
+    what = f"holds {value!r}, of which {'all' if span.field is None else f'field {span.field}'} is no number"
+    raise KnobError(span.knob, "probe", what, hint="take it out of the climb")
 
 
 def _width(span: Span) -> float:
@@ -449,7 +468,9 @@ def _dot(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def _alike(here: Octaves, there: Octaves) -> float:
-    return math.exp(-sum((a - b) ** 2 for a, b in zip(here, there, strict=True)) / 2)
+    """Matérn's kernel of 5/2: smooth, but it can follow a cliff."""
+    far = math.sqrt(5) * math.dist(here, there)
+    return (1 + far + far * far / 3) * math.exp(-far)
 
 
 def _inside(spans: Sequence[Span], point: Point) -> bool:
