@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tuned_spec.errors import KnobError
 from tuned_spec.model import Climb, Expect, Guard, Span, Value, Way
 from tuned_spec.speculate.climb import (
-    PATIENCE,
+    BOUT,
     SILENCE,
     ClimbMemory,
     Move,
@@ -196,7 +196,7 @@ def test_its_memory_survives_json() -> None:
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.sampled_from([ONE, TWO]))
 def test_on_a_plateau_it_rests_and_says_why(seed: int, noise: float, plan: Climb) -> None:
     host = Host(plan, {"k": 512, "l": 30}, noise_alone(seed, noise), seed)
-    rest = host.until_rest()
+    rest = host.until_rest(BOUT * 3 + 5)  # and a few moves back to the best
     assert rest.why
     assert host.at() == list(host.memory.best)
 
@@ -389,7 +389,20 @@ def test_a_guard_without_samples_does_not_stop_the_search() -> None:
     assert 24 <= host.at()[0] <= 170
 
 
-def test_patience_is_bounded_by_the_number_of_knobs() -> None:
-    host = Host(TWO, {"k": 512, "l": 30}, noise_alone(11, 1.0))
-    host.until_rest()
-    assert host.memory.stall <= PATIENCE * 3 + 2
+def test_a_kernel_that_refuses_every_write_does_not_keep_it_busy() -> None:
+    host = Host(ONE, {"k": 512}, noise_alone(11))
+    for _ in range(BOUT * 2 + 5):
+        move = host.window()
+        host.memory = wrote(host.memory, {"k": 512})
+    assert isinstance(move, Rest)
+
+
+def test_a_range_that_closes_behind_it_does_not_keep_it_busy() -> None:
+    """Nothing below 3000 can be set any more when it wants to go back to the best, which is there."""
+    host = Host(ONE, {"k": 512}, bowl(512, random.Random(2)))
+    moves = []
+    for n in range(BOUT * 2 + 5):
+        moves.append(host.window())
+        if n > 6:
+            host.memory = wrote(host.memory, {"k": max(host.at()[0], 3000)})
+    assert any(isinstance(move, Rest) for move in moves)

@@ -76,6 +76,8 @@ class ClimbMemory(Frozen, frozen=True):
     anchor: Point | None = None  # the best at that time
     noise: float = NOISE
     gain: float | None = None  # what the model expected of the last try, relative
+    done: str = ""  # why it is on its way to the best, to rest there
+    came_from: Point | None = None  # on that way: where it was before
     why: str = ""  # why it rests; "" while it searches
     check_at: float = 0.0
     idle: int = 0  # rests on end since it last made progress
@@ -146,14 +148,16 @@ def advance(
         memory = msgspec.structs.replace(memory, mute=mute)
     guards = tuple(_middle(seen.get(guard.metric, ())) for guard in climb.guard)
     reading = Reading(memory.at, t, value, guards)
-    heard = msgspec.structs.replace(memory, silent=0, suspect=None)
+    done = "" if memory.silent else memory.done
+    heard = msgspec.structs.replace(memory, silent=0, suspect=None, done=done)
     if memory.why and not memory.silent:
         pulse = (*memory.pulse, reading)[-PULSE:]
         heard = msgspec.structs.replace(heard, pulse=pulse)
         if t < memory.check_at:
             return heard, Rest(heard.values, heard.why)
         reading = msgspec.structs.replace(reading, value=median(one.value for one in pulse))
-    return _search(climb, _with(heard, reading), t)
+    heard = _with(heard, reading)
+    return _settle(climb, heard, heard.done, t) if heard.done else _search(climb, heard, t)
 
 
 def _with(memory: ClimbMemory, reading: Reading) -> ClimbMemory:
@@ -167,11 +171,9 @@ def _unheard(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, 
     """No sample, perhaps because of what is being tried: back to the best, wait a little, then rest."""
     suspect = memory.at if memory.at != memory.best and not memory.silent else memory.suspect
     memory = msgspec.structs.replace(memory, silent=memory.silent + 1, suspect=suspect)
-    if memory.at != memory.best:
-        return _go(climb, memory, memory.best, 0.0)
-    if memory.silent < SILENCE and not memory.why:
+    if memory.at == memory.best and memory.silent < SILENCE and not memory.why:
         return memory, Try(memory.values, 0.0)
-    return _rest(climb, memory, f"no sample of {climb.expect.metric}", t)
+    return _settle(climb, memory, f"no sample of {climb.expect.metric}", t)
 
 
 def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, Move]:
@@ -205,15 +207,18 @@ def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, M
 
 
 def _settle(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
-    """To the best, in as many steps as it takes, and rest there."""
-    if memory.at != memory.best:
-        return _go(climb, memory, memory.best, memory.gain or 0.0)
-    return _rest(climb, memory, why, t)
+    """To the best, in as many steps as it takes, and rest there; or here, if nothing moves."""
+    if memory.at in (memory.best, memory.came_from):
+        return _rest(climb, memory, why, t)
+    on_the_way = msgspec.structs.replace(memory, done=why, came_from=memory.at)
+    return _go(climb, on_the_way, memory.best, 0.0)
 
 
 def _rest(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
     pause = climb.recheck_s * 2 ** min(memory.idle, PAUSES)
-    memory = msgspec.structs.replace(memory, why=why, check_at=t + pause, idle=memory.idle + 1)
+    memory = msgspec.structs.replace(
+        memory, why=why, check_at=t + pause, idle=memory.idle + 1, done="", came_from=None
+    )
     return memory, Rest(memory.values, why)
 
 
