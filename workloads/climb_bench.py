@@ -11,9 +11,9 @@ best, the others the best they have seen. "On the way" is the same, averaged ove
 what the workload pays for the search.
 
 --real: `sysbench cpu`, 16 threads on two CPUs, started here; the knob is the slice of its threads
-(sched_setattr(2)), the objective the p95 of each second. A grid of slices is passed before each round,
-one second each, in random order, the arms take turns in random order too, and "away" is read off
-the grid's medians, straight in log-log between its points. Nothing but these threads is touched.
+(sched_setattr(2)), the objective the p95 of each second. A grid of slices is passed before each round, in
+random order, two seconds each after one that does not count; the arms take turns in random order too. "Away"
+is read off the grid's medians, straight in log-log between its points. Nothing but these threads is touched.
 """
 
 from __future__ import annotations
@@ -333,7 +333,8 @@ def real(rounds: int, arms: Sequence[str]) -> tuple[dict[str, list[Run]], dict[i
     with sysbench() as load:
         for number in range(rounds):
             for point in chance.sample(GRID, len(GRID)):
-                grid[point].append(load.at(point))
+                load.at(point)  # the second of the change does not count
+                grid[point] += [load.p95_ms(), load.p95_ms()]
             for name in chance.sample(arms, len(arms)):
                 arm = ARMS[name]((GRID[0],), (GRID[-1],), (START,), number, GRID[0])
                 path, choices = [], []

@@ -309,7 +309,7 @@ def _one_step(span: Span, now: int, goal: int, step: float) -> int:
 
 
 def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
-    """Settings within one move: around the best and around here, knob by knob and at random."""
+    """Settings within one move of the best or of what is set now, knob by knob and at random."""
     chance = random.Random(memory.seed * 1_000_003 + memory.count)
     strides = [min(math.log2(climb.step), _width(span) / 2) for span in memory.spans]
     goals = [memory.best, memory.at]
@@ -326,8 +326,14 @@ def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
                     for span, number, stride in zip(memory.spans, memory.best, strides, strict=True)
                 )
             )
-    reached = dict.fromkeys(_toward(climb, memory, goal) for goal in goals)
-    return [point for point in reached if point not in memory.mute]
+    return [point for point in dict.fromkeys(goals) if point not in memory.mute]
+
+
+def _moves(climb: Climb, memory: ClimbMemory, goal: Point) -> int:
+    """In how many moves is the goal reached?"""
+    pairs = zip(memory.spans, memory.at, goal, strict=True)
+    far = max(abs(octaves(span, now) - octaves(span, then)) for span, now, then in pairs)
+    return max(1, math.ceil(far / math.log2(climb.step) - 0.01))
 
 
 # ------------------------------------------------------------------------------- the model
@@ -337,7 +343,7 @@ class _Model:
     """What the readings say about the objective and the guards; smaller is better, all in logarithms."""
 
     def __init__(self, climb: Climb, memory: ClimbMemory, t: float) -> None:
-        self.memory = memory
+        self.climb, self.memory = climb, memory
         self.reach = [min(REACH, 0.4 * _width(span)) or 1.0 for span in memory.spans]
         readings = memory.readings
         self.places = [self._place(one.at) for one in readings]
@@ -390,7 +396,7 @@ class _Model:
         return -math.expm1(-self.objective.compare(self._near(here), self._near(there), alike)[0])
 
     def most_promising(self, points: Sequence[Point]) -> tuple[float, Point]:
-        """The point of the highest expected gain over the best, and that gain as a share."""
+        """The highest gain over the best that is expected, as a share; the point of the highest per move."""
         best = self._near(self.memory.best)
         found = []
         for point in points:
@@ -401,9 +407,10 @@ class _Model:
             better, doubt = self.objective.compare(near, best, alike)
             if point == self.memory.best:
                 doubt = self.objective.doubt(near) / 2  # what another look may correct
-            found.append((_expected_gain(better, doubt), point))
-        gain, point = max(found, default=(0.0, self.memory.best))
-        return -math.expm1(-gain), point
+            gain = _expected_gain(better, doubt)
+            found.append((gain / _moves(self.climb, self.memory, point), gain, point))
+        _, _, point = max(found, default=(0.0, 0.0, self.memory.best))
+        return -math.expm1(-max((gain for _, gain, _ in found), default=0.0)), point
 
     def _worse(self, point: Point, near: Sequence[float]) -> bool:
         """Is a guard worse than at the origin, beyond its margin and the doubt?"""
