@@ -244,7 +244,9 @@ class Climb(Frozen, frozen=True):
     guard: tuple[Guard, ...] = ()
     every_s: float = 1.0
     step: float = 4.0
-    recheck_s: float = 60.0  # at rest: how often it asks itself whether what it knows is too old
+    recheck_s: float = (
+        60.0  # its first rest; each that follows one without progress is twice as long, up to 16 times
+    )
     confidence: float = 0.5
     origin: str = ""  # file:line
     settle_s: float | None = None  # None: what its slowest knob needs
