@@ -129,7 +129,7 @@ class Climbing(Trials):
         """At its best: the actor judges it against where the search began."""
         self.state = replace(self.state, climbs={**self.state.climbs, trial.proposal.rule: memory})
         self.note("climbed", trial, writes=rest.writes, what=rest.why, windows=memory.count)
-        if rest.writes == trial.before:
+        if memory.silent or rest.writes == trial.before:
             self.rest(trial)
             self.revert(trial, f"the search found nothing better: {rest.why}", tell=False)
             return
