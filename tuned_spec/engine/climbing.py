@@ -88,8 +88,9 @@ class Climbing(Trials):
     def applied(self, event: Applied) -> None:
         super().applied(event)
         trial = self.state.trials.get(event.trial)
-        if trial is not None and trial.phase is Phase.CLIMBING:
-            self.open_window(trial)
+        if trial is not None and trial.phase is Phase.CLIMBING and trial.climb is not None:
+            values = {write.knob: write.value for write in event.after}
+            self.open_window(self.put(replace(trial, climb=search.wrote(trial.climb, values))))
 
     def open_window(self, trial: Trial) -> None:
         climb = self.state.setup.climb(trial.proposal.rule)
