@@ -22,6 +22,8 @@ vm.first:
   unit: pages
   source: "vm.rst"
   summary: More of this.
+  kernels: all
+  side: none
 """
 
 
@@ -36,7 +38,7 @@ def test_every_entry_says_what_it_is_and_where_that_is_from(knob: Knob) -> None:
 
 
 def test_the_catalogue_spans_memory_net_and_scheduler() -> None:
-    assert len(KNOBS) >= 32
+    assert len(KNOBS) >= 120
     assert {id.split(".")[0] for id in KNOBS} >= {
         "vm",
         "net",
@@ -69,15 +71,15 @@ def changed(old: str, new: str) -> str:
 
 
 BROKEN = {
-    "unknown key": (GOOD + "  colour: red\n", 10, "vm.first.colour: is not a field of a knob"),
-    "id inside": (GOOD + "  id: other\n", 10, "vm.first.id: is not a field of a knob"),
+    "unknown key": (GOOD + "  colour: red\n", 12, "vm.first.colour: is not a field of a knob"),
+    "id inside": (GOOD + "  id: other\n", 12, "vm.first.id: is not a field of a knob"),
     "missing key": (changed("  unit: pages\n", ""), 1, "vm.first.unit: is missing"),
     "missing bound": (changed("  high: 9\n", ""), 1, "vm.first.high: is missing"),
-    "key twice": (GOOD + "  low: 2\n", 5, "vm.first.low: is given twice, here and at line 10"),
-    "id twice": (GOOD + GOOD, 10, "vm.first: is already defined at"),
+    "key twice": (GOOD + "  low: 2\n", 5, "vm.first.low: is given twice, here and at line 12"),
+    "id twice": (GOOD + GOOD, 12, "vm.first: is already defined at"),
     "file twice": (
         GOOD + GOOD.replace("vm.first:", "vm.again:"),
-        12,
+        14,
         "vm.again.target: is the same file as vm.first",
     ),
     "not a number": (changed("low: 1", "low: one"), 5, "vm.first.low: Expected `int | null`, got `str`"),
@@ -89,16 +91,16 @@ BROKEN = {
         2,
         "vm.first.adapter: no adapter 'magic'",
     ),
-    "no such scope": (GOOD + "  scope: pod\n", 10, "vm.first.scope: no scope 'pod'"),
+    "no such scope": (GOOD + "  scope: pod\n", 12, "vm.first.scope: no scope 'pod'"),
     "bad id": (changed("vm.first:", "First:"), 1, "First: is not an id"),
     "low above high": (changed("low: 1", "low: 10"), 5, "vm.first.low: 10 is above high 9"),
     "climbing target": (changed("vm/first", "../first"), 3, "vm.first.target: '../first' leaves"),
     "absolute target": (changed("vm/first", "/etc/passwd"), 3, "vm.first.target: '/etc/passwd' leaves"),
     "empty source": (changed('"vm.rst"', '" "'), 8, "vm.first.source: is empty"),
-    "no dwell": (GOOD + "  dwell_s: 0\n", 10, "vm.first.dwell_s: is not a duration"),
-    "no quantum": (GOOD + "  quantum: 0\n", 10, "vm.first.quantum: 0 is not a step of type int"),
+    "no dwell": (GOOD + "  dwell_s: 0\n", 12, "vm.first.dwell_s: is not a duration"),
+    "no quantum": (GOOD + "  quantum: 0\n", 12, "vm.first.quantum: 0 is not a step of type int"),
     "slow but alternable": (GOOD + "  effect: slowly\n", 1, "vm.first.alternable: must be false"),
-    "fields of a number": (GOOD + "  fields: [a]\n", 10, "vm.first.fields: names the numbers of type ints"),
+    "fields of a number": (GOOD + "  fields: [a]\n", 12, "vm.first.fields: names the numbers of type ints"),
     "ints without fields": (
         changed("type: int", "type: ints"),
         1,
@@ -106,29 +108,29 @@ BROKEN = {
     ),
     "choices of a number": (
         GOOD + "  choices: [a]\n",
-        10,
+        12,
         "vm.first.choices: lists the words of type choice",
     ),
     "partner unknown": (
         GOOD + "  coupled: [{partner: vm.none, kind: resets}]\n",
-        10,
+        12,
         "vm.first.coupled: 'vm.none' is not another knob",
     ),
     "partner itself": (
         GOOD + "  coupled: [{partner: vm.first, kind: zeroes}]\n",
-        10,
+        12,
         "vm.first.coupled: 'vm.first' is not another knob",
     ),
     "one-sided zeroes": (
         GOOD + "  coupled: [{partner: vm.other, kind: zeroes}]\n" + GOOD.replace("first", "other"),
-        10,
+        12,
         "vm.first.coupled: zeroes vm.other, which does not name it",
     ),
-    "coupling key": (GOOD + "  coupled: [{partner: vm.x, sort: zeroes}]\n", 10, "vm.first.coupled: Object "),
+    "coupling key": (GOOD + "  coupled: [{partner: vm.x, sort: zeroes}]\n", 12, "vm.first.coupled: Object "),
     "entry is a word": ("vm.first: 5\n", 1, "vm.first: is not a mapping"),
     "file is a list": ("- vm.first\n", 1, "(file): is not a mapping"),
     "file is empty": ("", 1, "(file): is not a mapping"),
-    "not yaml": (GOOD + "  [\n", 11, "(file): "),
+    "not yaml": (GOOD + "  [\n", 13, "(file): "),
     "an object": (
         changed("low: 1", "low: !!python/object:os.system 1"),
         5,

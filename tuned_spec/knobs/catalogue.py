@@ -26,7 +26,7 @@ SCOPES = ("host", "netns")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Knob)}
-_REQUIRED = [name for name, field in _FIELDS.items() if field.required and name != "id"]
+_REQUIRED = [name for name, field in _FIELDS.items() if field.required and name != "id"] + ["kernels", "side"]
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_-]+)+")
 
 
@@ -151,7 +151,7 @@ def _check(entry: _Entry) -> Iterator[Problem]:
     for key, target in (("target", knob.target), ("choices_from", knob.choices_from)):
         if (key == "target" or target) and not is_inside(target):
             yield wrong(key, f"{target!r} leaves the adapter's directory", "give a plain relative path")
-    for key in ("unit", "summary", "source"):
+    for key in ("unit", "summary", "source", "kernels", "side"):
         if not getattr(knob, key).strip():
             yield wrong(key, "is empty", "say it in one line")
     if knob.scope not in SCOPES:

@@ -210,7 +210,8 @@ class Files:
             case KnobType.BOOL, int() if value in (0, 1):
                 return str(int(value))
             case KnobType.INT, int() if _is_int(value):
-                return str(value)
+                # written as it will be shown: of these, some knobs refuse what they would have to round
+                return str(1 << (value - 1).bit_length() if knob.power_of_two and value > 0 else value)
             case KnobType.INTS, tuple() if len(value) == len(knob.fields) and all(map(_is_int, value)):
                 return " ".join(str(number) for number in value)
             case KnobType.CHOICE, str() if len(value.split()) == 1 and not _BRACKETED.search(value):
