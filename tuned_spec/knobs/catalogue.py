@@ -17,6 +17,7 @@ import yaml
 
 from ..errors import CatalogueError, Problem
 from ..model import Coupling, CouplingKind, Effect, Knob, KnobType
+from . import caps
 from .files import PLACES, is_inside
 
 SHIPPED = Path(__file__).parent / "catalogue"
@@ -160,6 +161,13 @@ def _check(entry: _Entry) -> Iterator[Problem]:
         yield wrong("low" if knob.low is None else "high", "is missing", "a number needs both bounds")
     if not numeric and not (knob.low is None and knob.high is None):
         yield wrong("low", f"has no meaning for type {knob.type}", "remove low and high")
+    if knob.cap:
+        try:
+            caps.check(knob.cap)
+        except ValueError as error:
+            yield wrong("cap", str(error))
+        if not numeric:
+            yield wrong("cap", f"has no meaning for type {knob.type}", "remove it")
     if knob.low is not None and knob.high is not None and knob.low > knob.high:
         yield wrong("low", f"{knob.low} is above high {knob.high}", "swap them")
     if (knob.type is KnobType.INTS) != bool(knob.fields):
