@@ -26,16 +26,6 @@ def host_facts(root: Path = Path("/")) -> dict[str, float]:
     return {name: value for name, value in known.items() if value is not None}
 
 
-def disk_facts(root: Path, disk: str) -> dict[str, float]:
-    kib = number(root / "sys/block" / disk / "queue/max_hw_sectors_kb")
-    return {} if kib is None else {"disk_request": kib * 1024}
-
-
-def cpufreq_facts(root: Path, policy: str) -> dict[str, float]:
-    khz = number(root / "sys/devices/system/cpu/cpufreq" / policy / "cpuinfo_max_freq")
-    return {} if khz is None else {"cpu_max_khz": khz}
-
-
 def number(path: Path) -> float | None:
     """The one number in a file; None where there is none."""
     try:
