@@ -16,8 +16,9 @@ HEAD = """\
 Made by `tuned-spec knobs --markdown` from the catalogue (tuned_spec/knobs/catalogue). `tuned-spec knobs`
 shows what of it this host has, with live values and owners.
 
-{count} knobs, of {kinds} kinds: {by_kind}. A device, cgroup or task has its own of those marked "one for
-each"; IPv6 twins of an IPv4 knob are listed and not counted.
+{count} knobs, of {kinds} kinds: {by_kind}.
+A device, a cgroup or a task has its own of those marked "one for each"; IPv6 twins of an IPv4 knob are listed
+and not counted.
 
 A range is what the kernel enforces, or narrower where it takes values that make no sense; the cap is what the
 machine can bear, and narrows it further. *Settle* is thrown away after a write, *dwell* is the least that one
