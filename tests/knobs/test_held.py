@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -99,3 +100,30 @@ def test_a_switch_is_written_as_one_word(tmp_path: Path, text: str, word: str) -
     assert file.read_text() == word
     with pytest.raises(OSError, match="neither 0 nor 1"):
         words.write(f"words:{file}/NEXT_BUDDY", "2")
+
+
+@pytest.mark.kernel
+def test_after_a_kill_there_is_nothing_to_repair(before: str, tmp_path: Path) -> None:
+    code = """
+import os, signal, sys, time
+from pathlib import Path
+from tuned_spec.knobs.adapters import adapters
+from tuned_spec.knobs.catalogue import load
+from tuned_spec.knobs.instances import Catalogue
+from tuned_spec.ledger import repair
+from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.model import Write
+access = adapters()
+journal = Journal(Path(sys.argv[1]), repair.boot_id())
+ledger = Ledger(Catalogue(load(), access), access, journal, time.monotonic)
+ledger.apply("t1", "r", (Write("cpu.dma_latency_us", 25),))
+print(ledger.value("cpu.dma_latency_us"), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout == "25\n", done.stderr
+    assert held.read(LATENCY) == before
+    command = ["/usr/bin/python3", "-I", "-S", str(tmp_path / "repair.py"), "--json"]
+    told = json.loads(subprocess.run(command, capture_output=True, text=True, env={}).stdout)
+    assert [(o["knob"], o["status"]) for o in told["outcomes"]] == [("cpu.dma_latency_us", "void")], told
