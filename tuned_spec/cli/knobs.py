@@ -28,6 +28,9 @@ def main(args: argparse.Namespace) -> int:
     pattern = args.pattern or ""
     shown = []
     knobs = {knob.id: knob for entry in host.knobs.values() for knob in host.here(entry)}
+    if pattern.partition("@")[0] in host.knobs:  # asked for by name: other network namespaces, too
+        entry = pattern.partition("@")[0]
+        knobs |= {id: host.knobs[id] for name in host.knobs.instances(pattern) if (id := f"{entry}@{name}")}
     # What is never enumerated (tasks), or went away since, is still in the journal.
     knobs |= {id: host.knobs[id] for id in ours if id in host.knobs}
     for id, knob in sorted(knobs.items()):

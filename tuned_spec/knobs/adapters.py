@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import blocks, caps, cpus, reach, text
+from . import blocks, caps, cpus, namespaces, reach, text
 from .facts import host_facts
 
 
@@ -31,19 +31,6 @@ class Availability(Frozen, frozen=True):
 
 def _no_instances(root: Path, entry: Knob) -> tuple[str, ...]:
     return ()
-
-
-def _of_host(root: Path, knob: Knob) -> str:
-    """ "" for the host, or the network namespace that /proc/sys/net shows this process.
-
-    A kernel without namespaces has only one: "".
-    """
-    if knob.scope != "netns":
-        return ""
-    try:
-        return f"netns:[{(root / 'proc/self/ns/net').stat().st_ino}]"
-    except FileNotFoundError:
-        return ""
 
 
 def _no_facts(root: Path, knob: Knob) -> caps.Facts:
@@ -61,7 +48,7 @@ class Kind(NamedTuple):
 
     address: Callable[[Path, Knob], str]
     instances: Callable[[Path, Knob], tuple[str, ...]] = _no_instances
-    identity: Callable[[Path, Knob], str] = _of_host
+    identity: Callable[[Path, Knob], str] = namespaces.identity
     members: Callable[[Path, Knob], tuple[Knob, ...]] = _itself
     facts: Callable[[Path, Knob], caps.Facts] = _no_facts
 
@@ -96,8 +83,12 @@ PLACES = {
     "debugfs": "sys/kernel/debug",
 }
 
+_sysctl = below(PLACES["sysctl"])
+
 KINDS: dict[str, Kind] = {
-    **{name: Kind(below(place), cpus.found(place)) for name, place in PLACES.items()},
+    "sysctl": Kind(lambda root, knob: namespaces.address(root, knob, _sysctl(root, knob)), namespaces.names),
+    "sysfs": Kind(below(PLACES["sysfs"]), cpus.found(PLACES["sysfs"])),
+    "debugfs": Kind(below(PLACES["debugfs"])),
     "feature": Kind(below("sys/kernel/debug", "words")),
     "block": Kind(below("sys"), blocks.disks, blocks.identity, facts=blocks.facts),
     "cpu": Kind(

@@ -24,6 +24,7 @@ from . import files
 # what stands before the colon -> the module beside this one
 MODULES: dict[str, str] = {
     "held": "held",
+    "netns": "netns",
     "words": "words",
 }
 
