@@ -55,6 +55,36 @@ def test_the_catalogue_spans_memory_net_and_scheduler() -> None:
     assert len({knob.adapter for knob in KNOBS.values()}) >= 9
 
 
+# What TuxBot (arXiv 2605.15026) and bpftune (its repository, strings of src/) tune.
+PEERS = """
+sched.latency_ns sched.min_granularity_ns sched.wakeup_granularity_ns sched.migration_cost_ns
+kernel.numa_balancing kernel.sched_autogroup_enabled kernel.sched_cfs_bandwidth_slice_us
+cpu.governor cpu.scaling_min_freq cpu.scaling_max_freq cpu.energy_performance_preference
+cpu.intel_pstate.min_perf_pct cpu.intel_pstate.max_perf_pct cpu.intel_pstate.no_turbo cpu.boost
+cpu.dma_latency_us cpu.idle_disable
+net.core.busy_poll net.core.busy_read net.core.netdev_budget net.core.netdev_budget_usecs
+vm.swappiness vm.dirty_ratio vm.dirty_background_ratio vm.dirty_expire_centisecs vm.dirty_writeback_centisecs
+vm.zone_reclaim_mode
+net.core.somaxconn net.core.netdev_max_backlog net.core.rmem_default net.core.rmem_max net.core.wmem_default
+net.core.wmem_max net.ipv4.tcp_fin_timeout net.ipv4.tcp_tw_reuse net.ipv4.tcp_mtu_probing
+net.ipv4.tcp_timestamps net.ipv4.tcp_sack net.ipv4.tcp_window_scaling net.ipv4.tcp_fastopen
+net.ipv4.tcp_congestion_control
+net.core.flow_limit_cpu_bitmap net.core.high_order_alloc_disable net.ipv4.ipfrag_high_thresh
+net.ipv4.neigh.default.gc_interval net.ipv4.neigh.default.gc_stale_time net.ipv4.neigh.default.gc_thresh1
+net.ipv4.neigh.default.gc_thresh2 net.ipv4.neigh.default.gc_thresh3 net.ipv4.tcp_allowed_congestion_control
+net.ipv4.tcp_max_orphans net.ipv4.tcp_max_syn_backlog net.ipv4.tcp_mem net.ipv4.tcp_moderate_rcvbuf
+net.ipv4.tcp_no_metrics_save net.ipv4.tcp_no_ssthresh_metrics_save net.ipv4.tcp_rmem net.ipv4.tcp_syncookies
+net.ipv4.tcp_thin_linear_timeouts net.ipv4.tcp_wmem net.ipv4.udp_mem net.ipv6.ip6frag_high_thresh
+net.ipv6.neigh.default.gc_interval net.ipv6.neigh.default.gc_stale_time net.ipv6.neigh.default.gc_thresh1
+net.ipv6.neigh.default.gc_thresh2 net.ipv6.neigh.default.gc_thresh3 net.ipv6.route.max_size
+""".split()
+
+
+@pytest.mark.parametrize("id", PEERS)
+def test_what_peers_tune_is_here(id: str) -> None:
+    assert id in KNOBS
+
+
 def test_each_pair_of_dirty_limits_zeroes_its_partner() -> None:
     for ratio in ("vm.dirty_ratio", "vm.dirty_background_ratio"):
         (coupling,) = KNOBS[ratio].coupled
