@@ -77,10 +77,10 @@ net.ipv4.tcp_no_metrics_save net.ipv4.tcp_no_ssthresh_metrics_save net.ipv4.tcp_
 net.ipv4.tcp_thin_linear_timeouts net.ipv4.tcp_wmem net.ipv4.udp_mem net.ipv6.ip6frag_high_thresh
 net.ipv6.neigh.default.gc_interval net.ipv6.neigh.default.gc_stale_time net.ipv6.neigh.default.gc_thresh1
 net.ipv6.neigh.default.gc_thresh2 net.ipv6.neigh.default.gc_thresh3 net.ipv6.route.max_size
-""".split()
+"""
 
 
-@pytest.mark.parametrize("id", PEERS)
+@pytest.mark.parametrize("id", PEERS.split())
 def test_what_peers_tune_is_here(id: str) -> None:
     assert id in KNOBS
 
