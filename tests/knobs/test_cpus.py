@@ -12,6 +12,7 @@ from tuned_spec.knobs import reach
 from tuned_spec.knobs.adapters import Adapter, adapters
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
+from tuned_spec.ledger import repair
 from tuned_spec.model import Knob
 
 CPU = "sys/devices/system/cpu"
@@ -38,6 +39,7 @@ FILES = {
     "sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled": "always inherit madvise [never]\n",
     "sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled": "always [inherit] madvise never\n",
     "sys/kernel/mm/lru_gen/enabled": "0x0007\n",
+    "sys/kernel/debug/sched/preempt": "none voluntary (full)\n",
 }
 
 
@@ -88,6 +90,7 @@ def test_the_instances_are_what_is_there(here: Catalogue, entry: str, names: tup
         ("irq.default_affinity", "proc/irq/default_smp_affinity", "0-3"),
         ("queue.rps_cpus@eth0/rx-0", "sys/class/net/eth0/queues/rx-0/rps_cpus", "1-3"),
         ("mglru.enabled", "sys/kernel/mm/lru_gen/enabled", 7),
+        ("sched.preempt", "sys/kernel/debug/sched/preempt", "full"),
     ],
 )
 def test_a_name_is_one_file(
@@ -105,6 +108,12 @@ def test_flags_that_the_kernel_shows_in_hexadecimal_are_written_so(
     knob = here["mglru.enabled"]
     assert access["sysfs"].format(knob, 5) == "0x0005"
     assert access["sysfs"].canonical(knob, 5) == 5
+
+
+def test_a_word_in_round_brackets_is_the_chosen_one(here: Catalogue) -> None:
+    assert here["sched.preempt"].choices == ("none", "voluntary", "full")
+    assert repair.shown("choice", "none voluntary (full)") == "full"
+    assert repair.shown("choice", "always [madvise] never") == "madvise"
 
 
 def test_a_policy_has_the_governors_and_the_clock_of_its_cpus(here: Catalogue) -> None:

@@ -190,9 +190,9 @@ class Adapter:
             shown = self.read_text(knob)
         except KnobError:
             return knob.choices
-        if "[" not in shown:
+        if not set(shown) & set("[("):
             return knob.choices
-        here = shown.replace("[", " ").replace("]", " ").split()
+        here = shown.translate(str.maketrans("[]()", "    ")).split()
         return tuple(word for word in knob.choices if word in here)
 
     def parse(self, knob: Knob, shown: str) -> Value:

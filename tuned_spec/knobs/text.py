@@ -90,7 +90,7 @@ def canonical(knob: Knob, value: Value) -> Value:
 # ---------------------------------------------------------------------------------- details
 
 _BOOLS = {"0": 0, "1": 1, "N": 0, "Y": 1, "n": 0, "y": 1, "false": 0, "true": 1}
-_BRACKETED = re.compile(r"\[([^\[\]\s]+)\]")
+_BRACKETED = re.compile(r"[\[(]([^\[\]()\s]+)[\])]")
 
 
 def _is_int(value: object) -> bool:

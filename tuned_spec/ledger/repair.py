@@ -127,8 +127,9 @@ def nothing(_: Any) -> None:
 def shown(kind: str, text: str) -> str:
     """`text` as the kernel shows it, in the one form that is compared and written."""
     text = " ".join(text.split())
-    if kind == "choice" and "[" in text:
-        return text.partition("[")[2].partition("]")[0]
+    for opening, closing in ("[]", "()") if kind == "choice" else ():
+        if opening in text:
+            return text.partition(opening)[2].partition(closing)[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     if kind == "cpumask":  # shown as wide as the host's CPUs
