@@ -66,10 +66,11 @@ def bus(tmp_path: Path) -> Iterator[unit.Bus]:
     if program is None:
         pytest.skip("dbus-daemon is not installed (Debian: dbus)")
     config = tmp_path / "bus.conf"
+    policy = ['send_destination="*"', *(f'receive_type="{x}"' for x in ("method_return", "error", "signal"))]
+    allowed = "".join(f"<allow {what}/>" for what in (*policy, 'own="*"'))
     config.write_text(
         f"<busconfig><listen>unix:path={tmp_path}/bus</listen><auth>EXTERNAL</auth>"
-        '<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow own="*"/></policy>'
-        "</busconfig>"
+        f'<policy context="default">{allowed}</policy></busconfig>'
     )
     command = [program, f"--config-file={config}", "--nofork", "--print-address"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as daemon:

@@ -345,10 +345,12 @@ def _remove(file: str) -> None:
 
 
 def _device(path: str) -> int | str:
-    """The number of a disk, by whatever name; the path itself where there is none."""
+    """The number of a disk, by whatever name, or of the one that a file is on; else the path itself."""
     try:
         found = os.stat(path)
     except OSError:
+        return path
+    if stat.S_ISCHR(found.st_mode):
         return path
     return found.st_rdev if stat.S_ISBLK(found.st_mode) else found.st_dev
 
