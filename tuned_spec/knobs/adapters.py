@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import reach, text
+from . import cgroups, reach, text
 
 
 class Availability(Frozen, frozen=True):
@@ -86,6 +86,7 @@ PLACES = {
 
 KINDS: dict[str, Kind] = {
     **{name: Kind(below(place)) for name, place in PLACES.items()},
+    "cgroup": Kind(cgroups.address, cgroups.instances, cgroups.identity),
 }
 
 
@@ -218,7 +219,8 @@ class Adapter:
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
-        return KnobRefused(knob.id, op, f"{address}: {os.strerror(code)}", code, _FILE_HINTS.get(code, ""))
+        what = f"{address}: {error.strerror or os.strerror(code)}"
+        return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))
 
 
 # ---------------------------------------------------------------------------------- details

@@ -330,7 +330,8 @@ class Ledger:
             error = KnobAbsent if refusal.code == "absent" else KnobRefused
             raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
         adapter = self._adapters[entry.adapter]
-        text = self._text(knob, self.value(knob))
+        self.value(knob)  # it makes sense; kept is the text itself, in which there may be more
+        text = repair.shown(entry.type, adapter.read_text(entry))
         group, rank = self._place(knob)
         return self._journal.take(
             Row(
@@ -354,13 +355,21 @@ class Ledger:
             )
         )
 
+    def _expected(self, entry: Knob, value: Value) -> str:
+        """What the knob will show once that value is written."""
+        adapter = self._adapters[entry.adapter]
+        text = self._text(entry.id, adapter.canonical(entry, value))
+        try:
+            return reach.canonical(adapter.address(entry), text)
+        except OSError as e:
+            raise KnobRefused(entry.id, "write", str(e), e.errno or 0, "see the entry's fields") from e
+
     def _pending(self, writes: Writes) -> dict[str, list[str]]:
         """Every text that a knob may show on the way from before to after."""
         pending: dict[str, list[str]] = {}
         for write in writes:
             entry = self._knob(write.knob)
-            value = self._adapters[entry.adapter].canonical(entry, write.value)
-            pending.setdefault(write.knob, []).append(self._text(write.knob, value))
+            pending.setdefault(write.knob, []).append(self._expected(entry, write.value))
             for partner, kind in self._couplings.of(write.knob).items():
                 if kind is CouplingKind.ZEROES:
                     pending.setdefault(partner, []).append("0")

@@ -21,7 +21,10 @@ from typing import Any
 
 from . import files
 
-MODULES: dict[str, str] = {}  # what stands before the colon -> the module beside this one
+MODULES: dict[str, str] = {  # what stands before the colon -> the module beside this one
+    "cgroup": "cgroup",
+    "unit": "unit",
+}
 
 
 def read(address: str) -> str:
@@ -35,6 +38,12 @@ def write(address: str, text: str) -> None:
         files.write(address, text)
     else:
         _module(address).write(address, text)
+
+
+def canonical(address: str, text: str) -> str:
+    """What `read` gives after that text was written, where a module knows better. OSError for no value."""
+    module = files if address.startswith("/") else _module(address)
+    return str(module.canonical(address, text)) if hasattr(module, "canonical") else text
 
 
 def usable(address: str) -> None:
