@@ -192,10 +192,20 @@ def test_every_absence_says_what_to_do(host: Host) -> None:
     assert "cgroup2 is not mounted" in why(host, "cpu.weight", "a")
 
 
-def test_idle_is_not_ours_where_systemd_writes_it(host: Host) -> None:
+def test_what_systemd_writes_from_unit_files_alone_is_not_ours(host: Host) -> None:
     host.booted_by_systemd()
     host.cgroup("x.service")
-    assert "CPUWeight=idle" in why(host, "cpu.idle", "x.service")
+    assert "set OOMPolicy=kill there" in why(host, "memory.oom.group", "x.service")
+
+
+def test_an_empty_list_of_cpus_has_no_way_back(host: Host) -> None:
+    directory = host.cgroup("a")
+    available = host.adapter.probe(host.knob("cpuset.cpus", "a"))
+    assert available.present
+    assert not available.writable
+    assert "cannot be emptied again" in available.why
+    (directory / "cpuset.cpus").write_text("0-1\n")
+    assert host.adapter.probe(host.knob("cpuset.cpus", "a")).writable
 
 
 # ------------------------------------------------------------------------------- forms

@@ -212,9 +212,9 @@ def test_a_unit_that_is_gone_is_void(units: dict[str, str], ledger: Ledger) -> N
             place = PLACE / "system.slice" / name
             assert settled(lambda: (place / "cgroup.procs").exists())
             knobs = [
-                named(e, f"system.slice/{name}").id for e in ("cgroup.cpu.weight", "cgroup.memory.oom.group")
+                named(e, f"system.slice/{name}").id for e in ("cgroup.cpu.weight", "cgroup.memory.reclaim")
             ]
-            ledger.apply("t", "r", (Write(knobs[0], 50), Write(knobs[1], 1)))
+            ledger.apply("t", "r", (Write(knobs[0], 50), Write(knobs[1], 4096)))
         finally:
             scope.terminate()
     assert settled(lambda: not place.exists())

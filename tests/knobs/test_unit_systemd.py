@@ -90,7 +90,7 @@ VALUES = {
 
 
 def test_every_setting_has_a_value_here() -> None:
-    assert {name.partition("/")[0] for name in VALUES} == set(unit.PROPERTIES)
+    assert {name.partition("/")[0] for name in VALUES} == set(unit.PROPERTIES) - {unit.IDLE}
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -148,6 +148,20 @@ def test_a_dropin_of_another_hand_in_that_place_comes_back_word_for_word(service
     file.unlink()
     DROPINS.rmdir()
     systemctl("daemon-reload")
+
+
+def test_idle_is_a_weight_and_goes_back_with_it(service: str) -> None:
+    idle, weight = f"unit:{service}/CPUIdle", f"unit:{service}/CPUWeight"
+    original = unit.read(weight)
+    assert unit.read(idle) == "0"
+    unit.write(idle, "1")
+    assert (unit.read(idle), unit.read(weight)) == ("1", "0")
+    systemctl("daemon-reload")
+    assert (unit.read(idle), unit.read(weight)) == ("1", "0")
+    unit.write(idle, "0")
+    assert (unit.read(idle), unit.read(weight)) == ("0", "100 (unset)")
+    unit.write(weight, original)
+    assert (unit.read(idle), unit.read(weight)) == ("0", original)
 
 
 def test_dropins_of_others_stay(service: str) -> None:

@@ -22,6 +22,7 @@ MOST = 20_000  # cgroups looked at in one walk
 
 # File (and key) of a cgroup -> the property by which systemd writes it. It leaves the others alone.
 PROPERTY = {
+    "cpu.idle": "CPUIdle",
     "cpu.weight": "CPUWeight",
     "cpu.max": "CPUQuota",
     "cpuset.cpus": "AllowedCPUs",
@@ -39,6 +40,8 @@ PROPERTY = {
     "memory.zswap.max": "MemoryZSwapMax",
     "pids.max": "TasksMax",
 }
+# Files that systemd writes at each reload, from what cannot be set at run time -> what to do instead
+UNIT_FILE_ONLY = {"memory.oom.group": "set OOMPolicy=kill there"}
 # Files whose form is reach.cgroup's; each other is one plain number.
 FORMED = ("cpu.uclamp.", "cpuset.", "io.", "memory.reclaim")
 # Properties that came after the controllers' first: asked for, never taken from a version.
@@ -54,9 +57,9 @@ def address(root: Path, knob: Knob) -> str:
     if not directory.is_dir():
         raise KnobAbsent(knob.id, "probe", f"there is no cgroup {directory}", hint="what was in it has ended")
     owner = unit_of(root, place, path)
-    if owner and name == "cpu.idle":
-        hint = "set CPUWeight=idle in the unit"
-        raise KnobAbsent(knob.id, "probe", f"systemd itself writes cpu.idle of {owner}", hint=hint)
+    if owner and name in UNIT_FILE_ONLY:
+        what = f"systemd itself writes {name} of {owner}, and only from its unit file"
+        raise KnobAbsent(knob.id, "probe", what, hint=UNIT_FILE_ONLY[name])
     if owner and _by_systemd(file):
         if _is_lacking(directory, name):
             raise KnobAbsent(knob.id, "probe", f"{directory / name} is not there", hint=_NO_KERNEL)

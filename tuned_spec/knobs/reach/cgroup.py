@@ -18,6 +18,7 @@ Source of the forms: Documentation/admin-guide/cgroup-v2.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 
 # What a file says of a disk that it has no line for
@@ -69,7 +70,24 @@ def write(address: str, text: str) -> None:
 
 
 def usable(address: str) -> None:
-    os.close(os.open(split(address)[0], os.O_WRONLY | os.O_CLOEXEC))
+    path = split(address)[0]
+    os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    if os.path.basename(path).startswith("cpuset."):
+        demand_way_back(path)
+
+
+def demand_way_back(path: str) -> None:
+    """PermissionError for an empty list: once there is another, the kernel takes no empty one while there are
+    tasks (ENOSPC; kernel/cgroup/cpuset.c, validate_change)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not os.read(fd, 65536).strip():
+            what = (
+                f"{path} is empty, and cannot be emptied again while it has tasks; give it its parent's list"
+            )
+            raise PermissionError(errno.EPERM, what)
+    finally:
+        os.close(fd)
 
 
 def split(address: str) -> tuple[str, str, str]:

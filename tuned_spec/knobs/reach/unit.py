@@ -37,6 +37,8 @@ import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from . import cgroup
+
 SOCKET = "/run/systemd/private"
 DROPINS = "/run/systemd/system.control"
 TRANSIENT = "/run/systemd/transient"  # units made at run time, and their drop-ins
@@ -49,6 +51,9 @@ UNSET = 2**64 - 1  # in each property that is a number
 PAGE = 4096  # the kernel rounds memory limits down to it; so do we, that all see one number
 PERCENT = 10_000  # microseconds a second: systemd's drop-in keeps a quota as whole percents
 ABSENT = "no drop-in"
+
+
+IDLE = "CPUIdle"  # not a property but a weight of 0, `idle`; of the drop-in CPUWeight's text speaks
 
 
 class Property(NamedTuple):
@@ -66,6 +71,7 @@ def _same(name: str, type: str = "t", unset: str = "max") -> tuple[Property, ...
 # What an address names -> the properties behind it
 PROPERTIES: dict[str, tuple[Property, ...]] = {
     "CPUWeight": _same("CPUWeight", unset="100"),
+    IDLE: _same("CPUWeight", unset="0"),
     "CPUQuota": (
         Property("CPUQuotaPerSecUSec", "t", "CPUQuota", "CPUQuota", "max"),
         Property("CPUQuotaPeriodUSec", "t", "CPUQuotaPeriodSec", "CPUQuotaPeriodSec", "100000"),
@@ -125,11 +131,13 @@ def write(address: str, text: str) -> None:
         settings, removed, put = [], [], []
         for property, part, raw in zip(PROPERTIES[name], wanted, _raw(name, wanted, disk)):
             file = _dropin(unit, property)
-            if part.dropin == ABSENT and not _lines(file, property, disk, others=True):
+            # A drop-in is kept by the lines of other disks.
+            kept = part.dropin == "" or (part.dropin == ABSENT and _lines(file, property, disk, others=True))
+            if not kept and part.dropin == ABSENT:
                 removed.append(file)
-            elif part.dropin not in ("", ABSENT):
+            elif not kept:
                 put.append((file, binascii.a2b_base64(part.dropin)))
-            else:  # also where the lines of other disks keep the drop-in
+            if kept or disk:  # a disk that systemd forgets in a reload keeps its limit in the kernel
                 settings.append((property.name, (property.type, raw)))
         if settings:
             bus.call(MANAGER, SYSTEMD + "Manager", "SetUnitProperties", "sba(sv)", unit, True, settings)
@@ -142,6 +150,9 @@ def write(address: str, text: str) -> None:
             bus.call(MANAGER, SYSTEMD + "Manager", "Reload")
 
 
+_CPUSETS = {"AllowedCPUs": "cpuset.cpus", "AllowedMemoryNodes": "cpuset.mems"}
+
+
 def value(text: str) -> str:
     """The text without its remarks: what the cgroup's own file would show."""
     return text.partition("(")[0].strip()
@@ -149,10 +160,15 @@ def value(text: str) -> str:
 
 def usable(address: str) -> None:
     """PermissionError if another drop-in would undo a run-time value at the next reload: one read after ours,
-    or one of the same name in a directory that wins (systemd.unit(5))."""
+    or one of the same name in a directory that wins (systemd.unit(5)); or if the kernel knows no way back."""
     unit, name, disk = split(address)
     with Bus() as bus:
         _, dropins = _state(bus, unit, name, disk)
+        if name in _CPUSETS:
+            kind = SYSTEMD + unit.rpartition(".")[2].capitalize()
+            (group,) = bus.get(f"{MANAGER}/unit/{_label(unit)}", [(kind, "ControlGroup")])
+            if os.path.exists(file := f"/sys/fs/cgroup{group}/{_CPUSETS[name]}"):
+                cgroup.demand_way_back(file)
     for property in PROPERTIES[name]:
         ours = os.path.basename(_dropin(unit, property))
         for path in dropins:
@@ -232,8 +248,11 @@ def _raw(name: str, parts: Sequence[Part], disk: str) -> list[Any]:
         unset = part.unset or part.word == "max" or (disk and part.word == property.unset)
         number = UNSET if unset else int(part.word)
         raw.append([(f"/dev/{disk}", number)] if disk else number)
+    if name == IDLE:
+        raw[0] = 0 if parts[0].word == "1" else UNSET
     if name == "CPUQuota" and raw[0] != UNSET:
-        raw[0] = -(-raw[0] * 1_000_000 // int(parts[1].word))
+        # The next whole percent: the quota is one, rounded down to microseconds.
+        raw[0] = max(1, round(raw[0] * 1_000_000 / int(parts[1].word) / PERCENT)) * PERCENT
     return raw
 
 
@@ -247,6 +266,8 @@ def _words(name: str, raw: Sequence[Any], disk: str) -> list[str]:
         here = _device(f"/dev/{disk}") if disk else 0
         number = next((x for path, x in found if _device(path) == here), UNSET) if disk else found
         words.append(property.unset if number == UNSET else str(number))
+    if name == IDLE:
+        words[0] = str(int(raw[0] == 0))
     if name == "CPUQuota" and raw[0] != UNSET:
         words[0] = str(raw[0] * int(words[1]) // 1_000_000)
     return words
@@ -287,6 +308,8 @@ def _state(bus: Bus, unit: str, name: str, disk: str) -> tuple[list[Part], list[
         raise FileNotFoundError(errno.ENOENT, f"{unit} is {load}")
     parts = []
     for property, word, found in zip(properties, _words(name, raw, disk), raw):
+        if name == IDLE:
+            return [Part(word)], dropins
         unset = found == UNSET and property.unset != "max"
         parts.append(Part(word, unset, _standing(_dropin(unit, property), property, disk, dropins)))
     return parts, dropins
