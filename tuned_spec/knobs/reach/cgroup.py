@@ -21,6 +21,8 @@ from __future__ import annotations
 import errno
 import os
 
+from . import files
+
 # What a file says of a disk that it has no line for
 _NO_LINE = {"io.max": "max", "io.latency": "0"}
 
@@ -31,18 +33,14 @@ def read(address: str) -> str:
     if name == "memory.reclaim":
         os.stat(path)  # write-only: gone is gone
         return "0"
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, 65536).decode()
-    finally:
-        os.close(fd)
+    text = files.read(path)
     if disk:
         return _of_disk(text, disk).get(key, _NO_LINE[name])
     if name == "io.weight":
         return _of_disk(text, "default").get("", "100")
     if name.startswith("cpu.uclamp."):
         return "10000" if text.strip() == "max" else str(round(float(text) * 100))
-    return text.strip()
+    return text
 
 
 def write(address: str, text: str) -> None:
@@ -59,19 +57,16 @@ def write(address: str, text: str) -> None:
         data = f"{int(text) // 100}.{int(text) % 100:02}"
     else:
         data = text + "\n"  # without it an empty list would be a write of nothing
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, data.encode())
+        files.write(path, data)
     except BlockingIOError:
         if name != "memory.reclaim":
             raise
-    finally:
-        os.close(fd)
 
 
 def usable(address: str) -> None:
     path = split(address)[0]
-    os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    files.usable(path)
     if os.path.basename(path).startswith("cpuset."):
         demand_way_back(path)
 
@@ -79,15 +74,9 @@ def usable(address: str) -> None:
 def demand_way_back(path: str) -> None:
     """PermissionError for an empty list: once there is another, the kernel takes no empty one while there are
     tasks (ENOSPC; kernel/cgroup/cpuset.c, validate_change)."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if not os.read(fd, 65536).strip():
-            what = (
-                f"{path} is empty, and cannot be emptied again while it has tasks; give it its parent's list"
-            )
-            raise PermissionError(errno.EPERM, what)
-    finally:
-        os.close(fd)
+    if not files.read(path):
+        what = f"{path} is empty, and cannot be emptied again while it has tasks; give it its parent's list"
+        raise PermissionError(errno.EPERM, what)
 
 
 def split(address: str) -> tuple[str, str, str]:
