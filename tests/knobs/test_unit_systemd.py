@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tuned_spec.knobs import reach
 from tuned_spec.knobs.reach import unit
 
 pytestmark = [
@@ -251,6 +252,26 @@ def test_a_transient_unit_keeps_its_dropins_where_they_belong() -> None:
             scope.terminate()
     with pytest.raises(FileNotFoundError):
         unit.read(address)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_many_reads_in_a_row_share_a_connection_and_leave_none() -> None:
+    address, before = "unit:system.slice/CPUWeight", descriptors()
+    with reach.together():
+        for _ in range(5):
+            unit.read(address)
+        assert descriptors() > before
+        there = descriptors()
+        unit.read(address)
+        assert descriptors() == there
+        systemctl("daemon-reexec")
+        with pytest.raises(ConnectionError):
+            unit.read(address)
+        assert unit.read(address), "asked anew"
+    assert descriptors() == before
 
 
 def test_no_such_unit_is_gone_not_broken() -> None:

@@ -254,14 +254,15 @@ class Ledger:
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
-        for row in self.rows():
-            if row.status in (RowStatus.OPEN, RowStatus.HELD):
-                try:
-                    found = repair.read(row)
-                except OSError:
-                    continue  # gone or refused: a restore says so
-                if _is_foreign(row, found):
-                    theirs.append((row, found))
+        with reach.together():
+            for row in self.rows():
+                if row.status in (RowStatus.OPEN, RowStatus.HELD):
+                    try:
+                        found = repair.read(row)
+                    except OSError:
+                        continue  # gone or refused: a restore says so
+                    if _is_foreign(row, found):
+                        theirs.append((row, found))
         return self._disown(theirs)
 
     def release(self, knob: str) -> None:

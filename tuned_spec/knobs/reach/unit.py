@@ -34,7 +34,9 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from . import cgroup
@@ -116,7 +118,7 @@ class Part(NamedTuple):
 def read(address: str) -> str:
     """The setting as a text. FileNotFoundError: there is no such unit."""
     unit, name, disk = split(address)
-    with Bus() as bus:
+    with _bus() as bus:
         return _text(_state(bus, unit, name, disk)[0])
 
 
@@ -124,7 +126,7 @@ def write(address: str, text: str) -> None:
     """Brings about what the text says. OSError with systemd's words for what it refuses."""
     unit, name, disk = split(address)
     wanted = _parts(name, text)
-    with Bus() as bus:
+    with _bus() as bus:
         now, _ = _state(bus, unit, name, disk)
         if now == wanted:
             return
@@ -148,6 +150,50 @@ def write(address: str, text: str) -> None:
                 f.write(content)
         if removed or put:
             bus.call(MANAGER, SYSTEMD + "Manager", "Reload")
+
+
+class _Kept(threading.local):
+    bus: Bus | None = None
+    wanted = 0
+
+
+_kept = _Kept()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """One connection for all that this thread reads and writes in the block: connecting takes longest.
+
+    It must not be kept for longer: systemd sends its signals to every connection, and holds them for those
+    who do not listen.
+    """
+    _kept.wanted += 1
+    try:
+        yield
+    finally:
+        _kept.wanted -= 1
+        if not _kept.wanted and _kept.bus is not None:
+            _kept.bus.close()
+            _kept.bus = None
+
+
+@contextmanager
+def _bus() -> Iterator[Bus]:
+    if not _kept.wanted:
+        with Bus() as bus:
+            yield bus
+        return
+    if _kept.bus is None:
+        _kept.bus = Bus()
+    try:
+        yield _kept.bus
+    except (
+        ConnectionError,
+        TimeoutError,
+    ):  # systemd began anew, or is stuck: the next call connects
+        _kept.bus.close()
+        _kept.bus = None
+        raise
 
 
 _CPUSETS = {"AllowedCPUs": "cpuset.cpus", "AllowedMemoryNodes": "cpuset.mems"}
