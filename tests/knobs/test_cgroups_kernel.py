@@ -254,9 +254,7 @@ def test_the_loop_does_not_wait_for_high(units: dict[str, str], tmp_path: Path) 
         assert select.select([hands.aside], [], [], 60)[0], "the write has not come back"
         (applied,) = hands.come_back()
         assert isinstance(applied, Applied)
-        print(
-            f"memory.high to 4 MiB, {before} in use: {took:.3f} s, and {applied.seconds:.3f} s until it was back"
-        )
+        print(f"memory.high 4 MiB, {before} in use: {took:.3f} s, back after {applied.seconds:.3f} s")
         assert int(current.read_text()) < before
         assert hands.journal.rows[knob.id].status == RowStatus.OPEN
         assert [o.status for o in hands.ledger.restore()] == ["restored"]
