@@ -474,7 +474,7 @@ class Daemon:
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
             case Remember():
-                self.history.do(partial(self.remember, command))
+                self.history.do(partial(priors.save, self.options.state_dir, command.priors, command.record))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
@@ -489,11 +489,6 @@ class Daemon:
             case _:
                 assert_never(command)
         return ()
-
-    def remember(self, command: Remember) -> None:
-        """On the history's thread: it waits for the disk."""
-        if trouble := priors.save(self.options.state_dir, command.priors, command.record):
-            self.log.say("what was learned could not be kept", why=trouble)
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)

@@ -26,7 +26,7 @@ from statistics import median
 import msgspec
 
 from tuned_spec.errors import KnobError
-from tuned_spec.model import Climb, Frozen, Guard, Span, Value, Way, Write, Writes
+from tuned_spec.model import Action, Climb, Frozen, Guard, Op, Rule, Span, Value, Way, Write, Writes
 
 READINGS = 36  # the most that are remembered: the model's cost grows with their cube
 NOISE = 0.2  # of one reading's logarithm, before there is a better estimate
@@ -98,6 +98,23 @@ class Rest(Frozen, frozen=True):
 
 
 Move = Try | Rest
+
+
+def as_rule(climb: Climb) -> Rule:
+    """What a search and a rule have in common, for those who ask either."""
+    return Rule(
+        id=climb.id,
+        when=(),
+        do=tuple(Action(span.knob, Op.SET, span.low, field=span.field) for span in climb.spans),
+        expect=climb.expect,
+        reason=climb.reason,
+        source=climb.source,
+        guard=climb.guard,
+        confidence=climb.confidence,
+        origin=climb.origin,
+        settle_s=climb.settle_s,
+        dwell_s=climb.dwell_s,
+    )
 
 
 def begin(climb: Climb, live: Mapping[str, Value], t: float, seed: int) -> ClimbMemory:
