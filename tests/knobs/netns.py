@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +56,20 @@ def veth(name: str = "here", peer: str = "there", queues: int = 1) -> int:
     for end in (name, peer):
         run(f"ip link set {end} up")
     return socket.if_nametoindex(name)
+
+
+def hardware() -> str:
+    """A real interface that nobody uses, up in this namespace; it goes home with the namespace. Or skip."""
+    spare = subprocess.run(
+        ["nsenter", f"--net=/proc/{os.getppid()}/ns/net", "ip", "-j", "address"],
+        capture_output=True,
+        text=True,
+    )
+    for one in json.loads(spare.stdout or "[]"):
+        name = one["ifname"]
+        idle = "UP" not in one["flags"] and not one["addr_info"] and "LOOPBACK" not in one["flags"]
+        if idle and Path(f"/proc/{os.getppid()}/root/sys/class/net/{name}/device").exists():
+            run(f"nsenter --net=/proc/{os.getppid()}/ns/net ip link set {name} netns {os.getpid()}")
+            run(f"ip link set {name} up")
+            return str(name)
+    pytest.skip("no interface of hardware (or virtio) that nobody uses")

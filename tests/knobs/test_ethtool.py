@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyroute2.ethtool import Ethtool
 
-from tests.knobs.netns import own_netns, run, veth
+from tests.knobs.netns import hardware, own_netns, run, veth
 from tests.knobs.test_links import a_knob
 from tuned_spec.knobs import links
 from tuned_spec.knobs.reach import ethtool
@@ -32,8 +32,6 @@ OFFLOADS = (
 @pytest.mark.parametrize("offload", OFFLOADS)
 def test_an_offload_is_switched_and_switched_back(offload: str) -> None:
     index = veth()
-    if offload == "rx-gro-list":  # is taken only where rx-gro is on
-        ethtool.write(f"ethtool:{index}/feature.rx-gro", "1")
     where = f"ethtool:{index}/feature.{offload}"
     try:
         ethtool.usable(where)
@@ -132,3 +130,46 @@ def test_an_interface_that_is_gone_is_not_found() -> None:
     run("ip link del here")
     with pytest.raises(FileNotFoundError, match="no interface"):
         ethtool.read(f"ethtool:{index}/channels.rx")
+
+
+@pytest.mark.parametrize("setting", ethtool.SETTINGS)
+def test_hardware_takes_another_value_and_gets_its_own_back(setting: str) -> None:
+    name = hardware()
+    where = f"ethtool:{socket.if_nametoindex(name)}/{setting}"
+    try:
+        before, most = int(ethtool.read(where)), ethtool.high(where)
+    except FileNotFoundError as error:
+        pytest.skip(f"nic.{setting}: {error}")
+    assert str(before) == seen_by_others(name, setting)
+    other = 1 - before if "adaptive" in setting else max(before // 2, 1) if most else before + 16
+    if other == before:
+        pytest.skip(f"nic.{setting}: {name} has {before} of {most}: no other value to try")
+    try:
+        ethtool.write(where, str(other))
+    except OSError as error:
+        assert error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.EBUSY)
+        assert ethtool.read(where) == str(before)
+        pytest.skip(f"nic.{setting}: the driver of {name} refuses {other}: {error}")
+    assert ethtool.read(where) == str(other) == seen_by_others(name, setting)
+    ethtool.write(where, str(before))
+    assert ethtool.read(where) == str(before) == seen_by_others(name, setting)
+
+
+def seen_by_others(name: str, setting: str) -> str:
+    family, _, short = setting.partition(".")
+    with Ethtool() as tool:
+        if family == "ring":
+            return str(getattr(tool.get_rings(name), short))
+        if family == "channels":
+            return str(getattr(tool.get_channels(name), short + "_count"))
+        return str(int(tool.get_coalesce(name)[COALESCE[short]]))
+
+
+COALESCE = {
+    "rx_usecs": "rx_coalesce_usecs",
+    "rx_frames": "rx_max_coalesced_frames",
+    "tx_usecs": "tx_coalesce_usecs",
+    "tx_frames": "tx_max_coalesced_frames",
+    "adaptive_rx": "use_adaptive_rx_coalesce",
+    "adaptive_tx": "use_adaptive_tx_coalesce",
+}

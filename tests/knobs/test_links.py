@@ -29,6 +29,7 @@ ANOTHER = {
     "gro_ipv4_max_size": 131072,
     "gro_flush_timeout": 20000,
     "napi_defer_hard_irqs": 2,
+    "threaded": 1,
 }
 
 

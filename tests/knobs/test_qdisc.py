@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import socket
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tuned_spec.knobs.reach import qdisc
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures(own_netns.__name__)]
 
 
-def shown(device: str = "here") -> list[dict[str, object]]:
+def shown(device: str = "here") -> list[dict[str, Any]]:
     """What tc says, root first, without what counts."""
     told = json.loads(run(f"tc -j qdisc show dev {device}"))
     for one in told:
@@ -82,14 +83,15 @@ def test_every_hardware_queue_gets_the_discipline_and_mq_comes_back() -> None:
     index = veth(queues=4)
     run("tc qdisc add dev here root handle 9: mq")
     before = shown()
-    assert now(index) == "mq/pfifo_fast@9:"
+    name, default = now(index).removesuffix("@9:").split("/")
+    assert (name, default) == ("mq", before[1]["kind"])  # whatever net.core.default_qdisc says
     put(index, "mq/pfifo_fast")
     assert now(index) == "mq/pfifo_fast"
     root, *leaves = shown()
     assert (root["kind"], root["handle"], len(leaves)) == ("mq", "5453:", 4)
     assert {one["kind"] for one in leaves} == {"pfifo_fast"}
     assert "0:" not in {one["handle"] for one in leaves}
-    put(index, "mq/pfifo_fast@9:")
+    put(index, f"mq/{default}@9:")
     assert shown() == before
 
 
@@ -231,7 +233,7 @@ def present(index: int, kind: str) -> list[str]:
 
 
 # parameter -> another value, and what tc calls it and shows for it
-ANOTHER = {
+ANOTHER: dict[str, dict[str, tuple[int, str, Any]]] = {
     "fq": {
         "limit": (777, "limit", 777),
         "flow_limit": (33, "flow_limit", 33),
@@ -239,7 +241,7 @@ ANOTHER = {
         "initial_quantum": (12000, "initial_quantum", 12000),
         "maxrate": (1000000, "maxrate", 1000000),
         "low_rate_threshold": (5000, "low_rate_threshold", 5000),
-        "timer_slack_ns": (20000, "timer_slack", 20),
+        "timer_slack_ns": (20000, "timer_slack", 20000),
         "horizon_us": (2000000, "horizon", 2000000),
     },
     "fq_codel": {

@@ -1,6 +1,6 @@
 """What a network driver can be told: `ethtool:4/ring.rx`, `ethtool:4/feature.rx-gro`.
 
-Standard library only, Python 3.9. By generic netlink (Documentation/networking/ethtool-netlink.rst; Linux 5.8),
+Standard library only, Python 3.9. By generic netlink (5.8; Documentation/networking/ethtool-netlink.rst),
 which unlike the older ioctl says what a driver lacks, and changes one value without its neighbours.
 A driver that lacks it is FileNotFoundError with the reason. `high` is how far the device goes.
 """
@@ -65,7 +65,12 @@ def write(address: str, text: str) -> None:
         value = struct.pack(setting.form, int(text))
     except struct.error:
         raise OSError(errno.ERANGE, f"{text} does not fit") from None
+    before = read(address)
     _set(index, setting.get + 1, netlink.pack(setting.attribute, value))
+    if read(address) == before != text:
+        raise OSError(
+            errno.EOPNOTSUPP, f"the driver of {link.name_of(index)} took {name} and changed nothing"
+        )
 
 
 def usable(address: str) -> None:

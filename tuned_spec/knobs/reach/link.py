@@ -51,9 +51,11 @@ def write(address: str, text: str) -> None:
         return
     if name not in NUMBERS:
         raise OSError(errno.EACCES, f"{name} cannot be written")
-    read(address)  # a kernel that does not know it would take it and do nothing
+    before = read(address)
     body = _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + netlink.pack_u32(NUMBERS[name], as_u32(text))
     netlink.ask(netlink.ROUTE, _SETLINK, body)
+    if read(address) == before != text:
+        raise OSError(errno.EOPNOTSUPP, f"this kernel took {name} and changed nothing")
 
 
 def usable(address: str) -> None:

@@ -92,6 +92,8 @@ _OTHERS: dict[str, dict[str, int]] = {
 _CAKE_PAD = 1
 _WIDE = {("cake", "bandwidth")}  # 64 bits
 _CODEL = {("fq_codel", name) for name in ("target_us", "interval_us", "ce_threshold_us")}
+UNLIMITED = "unlimited"  # in place of the number that stands for it
+_UNLIMITED = {("fq", "maxrate"): 2**32 - 1, ("cake", "bandwidth"): 0}
 _NO_CE = {("fq", "ce_threshold_us"): (2**31 - 1) // 1000}  # off; cut off by the way to us, so not sent back
 _ALWAYS = ("pfifo_fast", "pfifo", "bfifo")  # part of every kernel with CONFIG_NET_SCHED
 _MODULES = ("fq", "fq_codel", "cake")
@@ -146,7 +148,8 @@ def read(address: str) -> str:
     values = {_values(queue).get(parameter) for queue in root.working if queue.kind == kind}
     if len(values) != 1 or None in values:
         raise FileNotFoundError(errno.ENOENT, f"{link.name_of(index)} has {root.word}, no {kind} {parameter}")
-    return str(values.pop())
+    value = values.pop()
+    return UNLIMITED if _UNLIMITED.get((kind, parameter)) == value else str(value)
 
 
 def write(address: str, text: str) -> None:
@@ -161,7 +164,7 @@ def write(address: str, text: str) -> None:
     read(address)
     if why := _fixed(root):
         raise OSError(errno.EOPNOTSUPP, why)
-    options = _options(kind, {parameter: text})
+    options = _options(kind, {parameter: _number(kind, parameter, text)})
     bodies = [_body(index, queue.handle, queue.parent, kind, options) for queue in root.working]
     netlink.ask(netlink.ROUTE, _NEWQDISC, *bodies)
 
@@ -330,6 +333,10 @@ def _options(kind: str, texts: dict[str, str]) -> bytes:
             return netlink.pack(_OPTIONS, struct.pack("=I", value))
         packed += netlink.pack_u32(attribute, value)
     return netlink.pack(_OPTIONS | netlink.NESTED, packed) if packed else b""
+
+
+def _number(kind: str, parameter: str, text: str) -> str:
+    return str(_UNLIMITED[kind, parameter]) if text == UNLIMITED else text
 
 
 def _shown(kind: str, name: str, value: int) -> int:
