@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import reach, text
+from . import links, reach, text
 
 
 class Availability(Frozen, frozen=True):
@@ -49,14 +49,20 @@ def _itself(root: Path, knob: Knob) -> tuple[Knob, ...]:
     return (knob,)
 
 
+def _as_it_is(root: Path, knob: Knob) -> Knob:
+    return knob
+
+
 class Kind(NamedTuple):
     """What differs. `address` raises KnobRefused for a target that leads elsewhere; `instances` are the
-    names that an entry has here now, sorted; `members` are the concrete knobs that one stands for."""
+    names that an entry has here now, sorted; `members` are the concrete knobs that one stands for;
+    `within` cuts the range down to what the device itself says that it takes."""
 
     address: Callable[[Path, Knob], str]
     instances: Callable[[Path, Knob], tuple[str, ...]] = _no_instances
     identity: Callable[[Path, Knob], str] = _of_host
     members: Callable[[Path, Knob], tuple[Knob, ...]] = _itself
+    within: Callable[[Path, Knob], Knob] = _as_it_is
 
 
 def is_inside(target: str) -> bool:
@@ -86,6 +92,10 @@ PLACES = {
 
 KINDS: dict[str, Kind] = {
     **{name: Kind(below(place)) for name, place in PLACES.items()},
+    **{
+        name: Kind(links.address, links.instances, links.identity, within=links.within)
+        for name in ("link", "qdisc", "ethtool")
+    },
 }
 
 
@@ -95,12 +105,12 @@ def adapters(root: Path = Path("/")) -> dict[str, Adapter]:
 
 
 def offering(knob: Knob, adapter: Adapter) -> Knob:
-    """The knob with its choices cut down to what this host offers.
+    """The knob with its choices, and its range, cut down to what this host offers.
 
     A word that is not on offer is either EINVAL or, worse, loads a module that stays loaded
     (tcp_congestion_control): such a change has no way back.
     """
-    offered = adapter.offered(knob)
+    knob, offered = adapter.within(knob), adapter.offered(knob)
     return knob if offered == knob.choices else msgspec.structs.replace(knob, choices=offered)
 
 
@@ -120,6 +130,10 @@ class Adapter:
     def instances(self, entry: Knob) -> tuple[str, ...]:
         """The names of which this host has such a knob now."""
         return self._kind.instances(self._root, entry)
+
+    def within(self, knob: Knob) -> Knob:
+        """The knob with the range that this very device takes."""
+        return self._kind.within(self._root, knob)
 
     def members(self, knob: Knob) -> tuple[Knob, ...]:
         """The knobs that are written when this one is: itself, but for a selector of tasks."""
@@ -217,8 +231,11 @@ class Adapter:
                     hint = f"{directory} is missing"
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
+            if error.strerror not in (None, os.strerror(code)):
+                hint = error.strerror  # reach says why
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
-        return KnobRefused(knob.id, op, f"{address}: {os.strerror(code)}", code, _FILE_HINTS.get(code, ""))
+        what = f"{address}: {error.strerror or os.strerror(code)}"
+        return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))
 
 
 # ---------------------------------------------------------------------------------- details
