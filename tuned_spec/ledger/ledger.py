@@ -115,6 +115,8 @@ class Ledger:
                     )
                 self.value(partner)
             except KnobError as e:
+                if isinstance(e, KnobAbsent) and kind is CouplingKind.RESETS:
+                    continue  # nothing is lost
                 return Refusal("irreversible", knob, f"changes {partner}, which cannot be read: {e}")
         return None
 
@@ -141,7 +143,7 @@ class Ledger:
             self._prove([row for row in intent if was[row.knob] is None])
             self._write(receipts)
             self._checkpoint("apply:after_write")
-            settled = [r._replace(ours=repair.read(r), pending="") for r in intent]
+            settled = [r._replace(ours=_left(r), pending="") for r in intent]
             self._checkpoint("apply:after_read_back")
             self._journal.settle(settled)
         except (KnobError, JournalError, OSError) as e:
@@ -282,6 +284,8 @@ class Ledger:
         wanted: dict[str, None] = {}
         for write in writes:
             wanted[write.knob] = None
+        asked = set(wanted)
+        for write in writes:
             wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if k is not _ORDERED)
         rows: list[Row] = []
         texts: dict[str, str] = {}
@@ -290,6 +294,8 @@ class Ledger:
             if row is not None and (why := reach.gone(row.identity)):
                 self._journal.mark([row._replace(status=RowStatus.VOID.value)])
                 raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
+            if row is None and knob not in asked and not self._is_here(knob):
+                continue  # a parameter of what is not in use
             if row is None:
                 row = self._first(knob, trial, rule)
                 texts[knob] = row.original
@@ -309,6 +315,8 @@ class Ledger:
         try:
             found = repair.read(row)
         except OSError as e:
+            if isinstance(e, FileNotFoundError) and row.ours == repair.ABSENT:
+                return repair.ABSENT
             raise KnobAbsent(
                 row.knob, "read", f"{row.path}: {e.strerror}", e.errno or 0, "it is left alone"
             ) from e
@@ -321,6 +329,10 @@ class Ledger:
                 hint=f"it is theirs until `tuned-spec resume {row.knob}`",
             )
         return found
+
+    def _is_here(self, knob: str) -> bool:
+        entry = self._knob(knob)
+        return self._adapters[entry.adapter].probe(entry).present
 
     def _first(self, knob: str, trial: str, rule: str) -> Row:
         """A new row, with the value now as the original."""
@@ -430,7 +442,8 @@ class Ledger:
         return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
-        values = {knob: self._parsed(text, knob) for knob, text in texts.items()}
+        here = {knob: text for knob, text in texts.items() if text != repair.ABSENT}
+        values = {knob: self._parsed(text, knob) for knob, text in here.items()}
         return tuple(
             Write(knob, value)
             for knob, value in values.items()
@@ -456,6 +469,16 @@ def _is_foreign(row: Row, found: str) -> bool:
     """Also the original, if we did not put it there: whoever did has spoken. (A repair cannot tell that
     from a change that was never made, and need not: it is back.)"""
     return repair.compare(row, found) == "foreign" or (not row.pending and found != row.ours)
+
+
+def _left(row: Row) -> str:
+    """What a knob shows after the write: a partner may have taken it away."""
+    try:
+        return repair.read(row)
+    except FileNotFoundError:
+        if row.pending != repair.ANY:
+            raise
+        return repair.ABSENT
 
 
 class Couplings:

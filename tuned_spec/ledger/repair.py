@@ -15,6 +15,8 @@ What a knob may show when it is compared with its row:
     a text in `pending`               ours: a write was in flight and may have landed (killed between the
                                       write and its read back, or in the midst of several writes); a
                                       partner that the kernel zeroes or resets has its own pending
+    ABSENT                            ours, where a write of ours to a partner took it away (another queueing
+                                      discipline has other parameters); else it is gone for good
     anything else                     foreign: left, and so is every knob coupled with it, because
                                       writing a partner would change the foreign value
 
@@ -63,6 +65,7 @@ SILENCE_S = 2.0  # a daemon that has not answered by then hangs
 PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
 BUSY_S = 0.1  # how long one restore tries a knob that is EBUSY
 ANY = "*"  # pending: the kernel chooses the value
+ABSENT = "(absent)"  # ours, found: there is no such knob while its partner has this value
 OPEN, HELD, FOREIGN, RESTORED, VOID = "open", "held", "foreign", "restored", "void"  # model.RowStatus
 ACTIVE = (OPEN, HELD, FOREIGN, "in_doubt")
 EXIT_LEFT, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 4
@@ -198,10 +201,12 @@ def judge(row: Row, boot: str) -> Outcome:
     try:
         found = read(row)
     except (FileNotFoundError, NotADirectoryError):
-        return Outcome(row.knob, "", row.original, VOID, f"{row.path} is gone")
+        found = ABSENT
     except OSError as e:
         return Outcome(row.knob, "", row.original, "failed", f"cannot read {row.path}: {e.strerror}")
     status = compare(row, found)
+    if status == "foreign" and found == ABSENT:
+        return Outcome(row.knob, "", row.original, VOID, f"{row.path} is gone")
     if status == "foreign":
         if row.status == FOREIGN:
             why = "written by somebody else earlier; left"
@@ -253,6 +258,8 @@ def put_back(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> dict[str,
 
 
 def _differs(row: Row, errors: dict[str, str]) -> bool:
+    if row.original == ABSENT:
+        return False  # taking back its partner takes it away
     try:
         return read(row) != row.original
     except OSError as e:
@@ -286,6 +293,8 @@ def restore(
             outcome = outcome._replace(status="restored")
         if row.knob in failed:
             outcome = outcome._replace(status="failed", why=failed[row.knob])
+            if _went(row, [r for r in todo if r.knob in failed]):
+                outcome = outcome._replace(status=VOID, why="there is none at the value its partner had")
         outcomes.append(outcome)
         status = {"restored": RESTORED, "unchanged": RESTORED, "foreign": FOREIGN, VOID: VOID}.get(
             outcome.status, row.status
@@ -299,6 +308,17 @@ def restore(
         note(ended)
     checkpoint("restore:done")
     return outcomes
+
+
+def _went(row: Row, failed: Iterable[Row]) -> bool:
+    """Whether it is not there because what it depends on is back as it was."""
+    try:
+        read(row)
+    except FileNotFoundError:
+        return row.rank > 0 and not any(r.group == row.group and r.rank < row.rank for r in failed)
+    except OSError:
+        pass
+    return False
 
 
 # ------------------------------------------------------------------------- the journal's files

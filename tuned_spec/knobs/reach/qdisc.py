@@ -8,7 +8,8 @@ one word that `write` can establish again exactly.
     fq_codel@8003:flows=512     somebody's own: its handle, and what is neither parameter nor default
     mq/fq                       a queue for each hardware queue, each with the discipline behind the slash
 
-Parameters are numbers of their own, there while that discipline is; those of `mq` are its queues', alike.
+Parameters are numbers of their own, there while that discipline is and was set (the kernel's default cannot
+be changed in place); those of `mq` are its queues', alike.
 Refused with EOPNOTSUPP, because no word puts it back: a root with classes, filters, a size table or queues
 of somebody's making below it, and a default that the kernel would not choose again (net.core.default_qdisc
 was changed since). A discipline that is neither built in nor loaded is not offered: asking for it loads a
@@ -148,6 +149,8 @@ def read(address: str) -> str:
     values = {_values(queue).get(parameter) for queue in root.working if queue.kind == kind}
     if len(values) != 1 or None in values:
         raise FileNotFoundError(errno.ENOENT, f"{link.name_of(index)} has {root.word}, no {kind} {parameter}")
+    if why := _fixed(root):
+        raise FileNotFoundError(errno.ENOENT, why)
     value = values.pop()
     return UNLIMITED if _UNLIMITED.get((kind, parameter)) == value else str(value)
 
@@ -162,17 +165,14 @@ def write(address: str, text: str) -> None:
         return
     kind, parameter = _parameter(name)
     read(address)
-    if why := _fixed(root):
-        raise OSError(errno.EOPNOTSUPP, why)
     options = _options(kind, {parameter: _number(kind, parameter, text)})
     bodies = [_body(index, queue.handle, queue.parent, kind, options) for queue in root.working]
     netlink.ask(netlink.ROUTE, _NEWQDISC, *bodies)
 
 
 def usable(address: str) -> None:
-    index, name = link.split(address)
-    root = _root(index)
-    if why := _obstacle(root) or (_fixed(root) if name != "kind" else ""):
+    index, _ = link.split(address)
+    if why := _obstacle(_root(index)):
         raise OSError(errno.EOPNOTSUPP, why)
     if os.geteuid():
         raise PermissionError(errno.EPERM, "needs CAP_NET_ADMIN")
