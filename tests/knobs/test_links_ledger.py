@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.knobs.netns import own_netns, run, veth
-from tests.knobs.test_qdisc import now, shown
+from tests.knobs.test_qdisc import needs, now, shown
 from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
@@ -23,7 +23,7 @@ from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Write
+from tuned_spec.model import UNLIMITED, Write
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures(own_netns.__name__)]
 
@@ -83,6 +83,37 @@ def test_a_parameter_of_ours_goes_with_our_discipline(ledger: Ledger) -> None:
     ledger.apply("two", "rule", (Write("nic.pfifo.limit@here", 55),))
     outcomes = {one.knob: one.status for one in ledger.restore()}
     assert outcomes == {"nic.qdisc@here": "restored", "nic.pfifo.limit@here": "void"}
+    assert snapshot() == before
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_from_one_discipline_with_parameters_to_another_and_all_the_way_back(
+    ledger: Ledger, queues: int
+) -> None:
+    index = veth(queues=queues)
+    mq = "mq/" if queues > 1 else ""
+    for kind in ("fq_codel", "fq"):
+        needs(index, mq + kind)
+    if queues == 1:
+        run("tc qdisc add dev here root handle 7: fq_codel limit 500 flows 256 target 3ms noecn")
+    before = snapshot()
+    for n, (knob, value) in enumerate(
+        (
+            ("nic.qdisc", mq + "fq"),
+            ("nic.fq.maxrate", 5_000_000),
+            ("nic.fq.maxrate", UNLIMITED),
+            ("nic.fq.quantum", 9000),
+            ("nic.qdisc", mq + "fq_codel"),
+            ("nic.fq_codel.target_us", 2000),
+            ("nic.fq_codel.limit", 999),
+        )
+    ):
+        done = ledger.apply(str(n), "rule", (Write(f"{knob}@here", value),))
+        assert done.rounded == ()
+        ledger.hold(str(n))
+    assert ledger.audit() == ()
+    assert {one["options"]["limit"] for one in shown() if one["kind"] == "fq_codel"} == {999}
+    assert {one.status for one in ledger.restore()} <= {"restored", "unchanged", "void"}
     assert snapshot() == before
 
 
@@ -147,7 +178,7 @@ from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Write
+from tuned_spec.model import UNLIMITED, Write
 left = int(sys.argv[2])
 def checkpoint(name):
     global left
