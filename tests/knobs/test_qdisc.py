@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import subprocess
 from typing import Any
 
 import pytest
@@ -135,6 +136,25 @@ def test_what_cannot_be_put_back_by_one_word_is_shown_and_left(steps: list[str])
             put(index, word)
         assert raised.value.errno == errno.EOPNOTSUPP
     assert shown() == before
+
+
+def test_a_discipline_with_filters_is_left() -> None:
+    """fq_codel has no classes, and takes filters all the same."""
+    index = veth()
+    needs(index, "fq_codel")
+    run("tc qdisc add dev here root handle 7: fq_codel")
+    told = subprocess.run(
+        ["tc", "filter", "add", "dev", "here", "parent", "7:", "protocol", "ip", "matchall", "action", "ok"],
+        capture_output=True,
+        text=True,
+    )
+    if told.returncode:
+        pytest.skip(f"nic.qdisc: no filter to try: {told.stderr.strip()}")
+    with pytest.raises(OSError, match="has filters"):
+        put(index, "pfifo")
+    run("tc filter del dev here parent 7:")
+    put(index, "pfifo")
+    assert now(index) == "pfifo"
 
 
 def test_only_the_parameters_of_the_discipline_that_is_there_are_there() -> None:
