@@ -180,6 +180,7 @@ class Action(Frozen, frozen=True):
     value: Value | float
     step: float = 1.0
     field: int | None = None
+    only: Way | None = None  # never moves the number the other way (TuneD's `>` and `<`)
 
 
 class Expect(Frozen, frozen=True):
