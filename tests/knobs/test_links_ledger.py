@@ -97,17 +97,16 @@ def test_from_one_discipline_with_parameters_to_another_and_all_the_way_back(
     if queues == 1:
         run("tc qdisc add dev here root handle 7: fq_codel limit 500 flows 256 target 3ms noecn")
     before = snapshot()
-    for n, (knob, value) in enumerate(
-        (
-            ("nic.qdisc", mq + "fq"),
-            ("nic.fq.maxrate", 5_000_000),
-            ("nic.fq.maxrate", UNLIMITED),
-            ("nic.fq.quantum", 9000),
-            ("nic.qdisc", mq + "fq_codel"),
-            ("nic.fq_codel.target_us", 2000),
-            ("nic.fq_codel.limit", 999),
-        )
-    ):
+    changes: tuple[tuple[str, int | str], ...] = (
+        ("nic.qdisc", mq + "fq"),
+        ("nic.fq.maxrate", 5_000_000),
+        ("nic.fq.maxrate", UNLIMITED),
+        ("nic.fq.quantum", 9000),
+        ("nic.qdisc", mq + "fq_codel"),
+        ("nic.fq_codel.target_us", 2000),
+        ("nic.fq_codel.limit", 999),
+    )
+    for n, (knob, value) in enumerate(changes):
         done = ledger.apply(str(n), "rule", (Write(f"{knob}@here", value),))
         assert done.rounded == ()
         ledger.hold(str(n))

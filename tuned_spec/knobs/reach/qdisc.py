@@ -114,6 +114,7 @@ class Queue(NamedTuple):
 
 class Root(NamedTuple):
     device: int
+    tx_queues: int  # of the hardware
     top: Queue
     leaves: tuple[Queue, ...]  # of mq
 
@@ -144,7 +145,7 @@ def read(address: str) -> str:
     index, name = link.split(address)
     root = _root(index)
     if name == "kind":
-        return " ".join([f"[{root.word}]", *(word for word in _offered(index) if word != root.word)])
+        return " ".join([f"[{root.word}]", *(word for word in _offered(root) if word != root.word)])
     kind, parameter = _parameter(name)
     values = {_values(queue).get(parameter) for queue in root.working if queue.kind == kind}
     if len(values) != 1 or None in values:
@@ -188,12 +189,12 @@ def _establish(root: Root, word: str) -> None:
         raise OSError(errno.EINVAL, f"{word!r} is no queueing discipline")
     kind, leaf, handle, rest = match.groups()
     if handle is None:
-        if word not in _offered(root.device):
+        if word not in _offered(root):
             raise OSError(errno.ENOENT, f"{word} is neither built in nor loaded, or not for this interface")
         free = next(ours for ours in _OURS if ours != root.top.handle)
         bodies = [_body(root.device, free, _ROOT, kind)]
         if leaf:
-            bodies += [_body(root.device, 0, free | (i + 1), leaf) for i in range(_tx_queues(root.device))]
+            bodies += [_body(root.device, 0, free | (i + 1), leaf) for i in range(root.tx_queues)]
     elif int(handle, 16):
         options = dict(pair.split("=", 1) for pair in rest.split(",")) if rest else {}
         bodies = [_body(root.device, int(handle, 16) << 16, _ROOT, kind, _options(kind, options))]
@@ -236,10 +237,9 @@ def _fixed(root: Root) -> str:
     return f"the kernel's default {kind} cannot be changed in place; set the discipline to {kind} first"
 
 
-def _offered(index: int) -> list[str]:
+def _offered(root: Root) -> list[str]:
     kinds = [*_ALWAYS, *(kind for kind in _MODULES if _is_here(kind))]
-    many = _tx_queues(index) > 1
-    return kinds + [f"mq/{kind}" for kind in kinds if many and kind in _LEAVES]
+    return kinds + [f"mq/{kind}" for kind in kinds if root.tx_queues > 1 and kind in _LEAVES]
 
 
 def _is_here(kind: str) -> bool:
@@ -265,10 +265,6 @@ def _default() -> str:
             return f.read().strip()
     except OSError:
         return ""
-
-
-def _tx_queues(index: int) -> int:
-    return netlink.number(link.attributes(index).get(_IFLA_NUM_TX_QUEUES, b"\1\0\0\0"))
 
 
 # -------------------------------------------------------------------------------- parameters
@@ -361,15 +357,15 @@ def _body(index: int, handle: int, parent: int, kind: str, options: bytes = b"")
 
 def _root(index: int) -> Root:
     """The discipline at the root, and the queues of an mq. FileNotFoundError without such an interface."""
-    link.attributes(index)
+    tx_queues = netlink.number(link.attributes(index).get(_IFLA_NUM_TX_QUEUES, b""))
     # Asked for one, the kernel tells whoever listens for events; of a dump, it may give all interfaces.
     answers = netlink.ask(netlink.ROUTE, _GETQDISC, _TC.pack(0, index, 0, 0, 0), flags=netlink.DUMP)
     queues = [_queue(data) for _, data in answers if _TC.unpack_from(data)[1] == index]
     top = next((queue for queue in queues if queue.parent == _ROOT), None)
     if top is None:  # the kernel puts none there until the interface is up
-        return Root(index, Queue("noop", 0, _ROOT, b"", False), ())
+        return Root(index, tx_queues, Queue("noop", 0, _ROOT, b"", False), ())
     leaves = [queue for queue in queues if top.kind == "mq" and queue.parent & _MAJOR == top.handle]
-    return Root(index, top, tuple(sorted(leaves, key=lambda queue: queue.parent)))
+    return Root(index, tx_queues, top, tuple(sorted(leaves, key=lambda queue: queue.parent)))
 
 
 def _queue(data: bytes) -> Queue:
