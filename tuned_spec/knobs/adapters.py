@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import blocks, caps, cgroups, cpus, namespaces, reach, text
+from . import blocks, caps, cgroups, cpus, links, namespaces, reach, text
 from .facts import host_facts
 
 
@@ -41,16 +41,22 @@ def _itself(root: Path, knob: Knob) -> tuple[Knob, ...]:
     return (knob,)
 
 
+def _as_it_is(root: Path, knob: Knob) -> Knob:
+    return knob
+
+
 class Kind(NamedTuple):
     """What differs. `address` raises KnobRefused for a target that leads elsewhere; `instances` are the
     names that an entry has here now, sorted; `members` are the concrete knobs that one stands for;
-    `facts` are those of one instance that its cap asks for."""
+    `facts` are those of one instance that its cap asks for; `within` cuts the range down to what the device
+    itself says that it takes."""
 
     address: Callable[[Path, Knob], str]
     instances: Callable[[Path, Knob], tuple[str, ...]] = _no_instances
     identity: Callable[[Path, Knob], str] = namespaces.identity
     members: Callable[[Path, Knob], tuple[Knob, ...]] = _itself
     facts: Callable[[Path, Knob], caps.Facts] = _no_facts
+    within: Callable[[Path, Knob], Knob] = _as_it_is
 
 
 def is_inside(target: str) -> bool:
@@ -101,6 +107,10 @@ KINDS: dict[str, Kind] = {
     "irq": Kind(below("proc"), cpus.irqs, cpus.irq_identity),
     "queue": Kind(below("sys/class/net", between="queues"), cpus.queues, cpus.nic_identity),
     "held": Kind(below("dev", "held"), identity=cpus.holder),
+    **{
+        name: Kind(links.address, links.instances, links.identity, within=links.within)
+        for name in ("link", "qdisc", "ethtool")
+    },
 }
 
 
@@ -116,7 +126,7 @@ def offering(knob: Knob, adapter: Adapter) -> Knob:
     A word that is not on offer is either EINVAL or, worse, loads a module that stays loaded
     (tcp_congestion_control): such a change has no way back.
     """
-    offered = adapter.offered(knob)
+    knob, offered = adapter.within(knob), adapter.offered(knob)
     if offered != knob.choices:
         return msgspec.structs.replace(knob, choices=offered)
     return caps.capped(knob, adapter.facts(knob)) if knob.cap else knob
@@ -142,6 +152,10 @@ class Adapter:
     def instances(self, entry: Knob) -> tuple[str, ...]:
         """The names of which this host has such a knob now."""
         return self._kind.instances(self._root, entry)
+
+    def within(self, knob: Knob) -> Knob:
+        """The knob with the range that this very device takes."""
+        return self._kind.within(self._root, knob)
 
     def members(self, knob: Knob) -> tuple[Knob, ...]:
         """The knobs that are written when this one is: itself, but for a selector of tasks."""
@@ -239,6 +253,8 @@ class Adapter:
                     hint = f"{directory} is missing"
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
+            if error.strerror not in (None, os.strerror(code)):
+                hint = error.strerror  # reach says why
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
         what = f"{address}: {error.strerror or os.strerror(code)}"
         return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))

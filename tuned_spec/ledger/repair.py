@@ -163,7 +163,7 @@ def away(row: Row, boot: str) -> tuple[str, str]:
     if row.boot_id != boot:
         return VOID, "from an earlier boot, which took the change with it"
     if row.identity.startswith("netns:"):
-        inode = row.identity[len("netns:") :]  # "[4026531840]", as in /proc/*/ns/net
+        inode = row.identity[len("netns:") :].partition("@")[0]  # "[4026531840]", as in /proc/*/ns/net
         if os.readlink("/proc/self/ns/net") != "net:" + inode:
             hidden = False
             for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -179,7 +179,7 @@ def away(row: Row, boot: str) -> tuple[str, str]:
             if hidden:
                 return "failed", f"is in another network namespace, {inode}: look with sudo"
             return VOID, f"its network namespace {inode} has no process any more"
-    elif why := reach.gone(row.identity):
+    if why := reach.gone(row.identity):
         return VOID, why
     return "", ""
 

@@ -26,8 +26,11 @@ from . import files
 # what stands before the colon -> the module beside this one
 MODULES: dict[str, str] = {
     "cgroup": "cgroup",
+    "ethtool": "ethtool",
     "held": "held",
+    "link": "link",
     "netns": "netns",
+    "qdisc": "qdisc",
     "unit": "unit",
     "words": "words",
 }
@@ -83,7 +86,7 @@ def gone(identity: str) -> str:
     try:
         now = IDENTITIES[scheme](where)
     except OSError as error:
-        return f"{where or scheme}: {os.strerror(error.errno or 0)}"
+        return f"{where or scheme}: {error.strerror or os.strerror(error.errno or 0)}"
     return "" if now == value else f"{where or scheme} is another one now ({scheme} {now}, was {value})"
 
 
@@ -94,7 +97,10 @@ def _module(address: str) -> Any:
     return importlib.import_module("." + MODULES[scheme], __name__)
 
 
-def _netns(_: str) -> str:
+def _netns(interface: str) -> str:
+    """`eth0#4`: and the interface of that number is in it, whatever its name is by now."""
+    if interface:
+        _module("link:").name_of(int(interface.rpartition("#")[2]))
     return os.readlink("/proc/self/ns/net")[len("net:") :]
 
 
