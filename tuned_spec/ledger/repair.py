@@ -15,8 +15,6 @@ What a knob may show when it is compared with its row:
     a text in `pending`               ours: a write was in flight and may have landed (killed between the
                                       write and its read back, or in the midst of several writes); a
                                       partner that the kernel zeroes or resets has its own pending
-    ABSENT                            ours, where a write of ours to a partner took it away (another queueing
-                                      discipline has other parameters); else it is gone for good
     anything else                     foreign: left, and so is every knob coupled with it, because
                                       writing a partner would change the foreign value
 
@@ -65,7 +63,7 @@ SILENCE_S = 2.0  # a daemon that has not answered by then hangs
 PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
 BUSY_S = 0.1  # how long one restore tries a knob that is EBUSY
 ANY = "*"  # pending: the kernel chooses the value
-ABSENT = "(absent)"  # ours, found: there is no such knob while its partner has this value
+ABSENT = ""  # the text of a knob that comes and goes with the one that resets it
 OPEN, HELD, FOREIGN, RESTORED, VOID = "open", "held", "foreign", "restored", "void"  # model.RowStatus
 ACTIVE = (OPEN, HELD, FOREIGN, "in_doubt")
 EXIT_LEFT, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 4
@@ -129,8 +127,9 @@ def nothing(_: Any) -> None:
 def shown(kind: str, text: str) -> str:
     """`text` as the kernel shows it, in the one form that is compared and written."""
     text = " ".join(text.split())
-    if kind == "choice" and "[" in text:
-        return text.partition("[")[2].partition("]")[0]
+    for opening, closing in ("[]", "()") if kind == "choice" else ():
+        if opening in text:
+            return text.partition(opening)[2].partition(closing)[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     if kind == "cpumask":  # shown as wide as the host's CPUs
@@ -141,7 +140,13 @@ def shown(kind: str, text: str) -> str:
 
 
 def read(row: Row) -> str:
-    return shown(row.type, reach.read(row.path))
+    """The text now. An I/O scheduler's own settings are there while it is chosen: ABSENT, not gone."""
+    try:
+        return shown(row.type, reach.read(row.path))
+    except FileNotFoundError:
+        if row.rank:
+            return ABSENT
+        raise
 
 
 def write(row: Row, text: str) -> None:
@@ -201,12 +206,10 @@ def judge(row: Row, boot: str) -> Outcome:
     try:
         found = read(row)
     except (FileNotFoundError, NotADirectoryError):
-        found = ABSENT
+        return Outcome(row.knob, "", row.original, VOID, f"{row.path} is gone")
     except OSError as e:
         return Outcome(row.knob, "", row.original, "failed", f"cannot read {row.path}: {e.strerror}")
     status = compare(row, found)
-    if status == "foreign" and found == ABSENT:
-        return Outcome(row.knob, "", row.original, VOID, f"{row.path} is gone")
     if status == "foreign":
         if row.status == FOREIGN:
             why = "written by somebody else earlier; left"
@@ -258,10 +261,8 @@ def put_back(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> dict[str,
 
 
 def _differs(row: Row, errors: dict[str, str]) -> bool:
-    if row.original == ABSENT:
-        return False  # taking back its partner takes it away
     try:
-        return read(row) != row.original
+        return read(row) not in (row.original, ABSENT)
     except OSError as e:
         errors[row.knob] = f"cannot read {row.path}: {e.strerror}"
         return True
@@ -293,8 +294,6 @@ def restore(
             outcome = outcome._replace(status="restored")
         if row.knob in failed:
             outcome = outcome._replace(status="failed", why=failed[row.knob])
-            if _went(row, [r for r in todo if r.knob in failed]):
-                outcome = outcome._replace(status=VOID, why="there is none at the value its partner had")
         outcomes.append(outcome)
         status = {"restored": RESTORED, "unchanged": RESTORED, "foreign": FOREIGN, VOID: VOID}.get(
             outcome.status, row.status
@@ -308,17 +307,6 @@ def restore(
         note(ended)
     checkpoint("restore:done")
     return outcomes
-
-
-def _went(row: Row, failed: Iterable[Row]) -> bool:
-    """Whether it is not there because what it depends on is back as it was."""
-    try:
-        read(row)
-    except FileNotFoundError:
-        return row.rank > 0 and not any(r.group == row.group and r.rank < row.rank for r in failed)
-    except OSError:
-        pass
-    return False
 
 
 # ------------------------------------------------------------------------- the journal's files
