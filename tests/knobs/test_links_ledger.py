@@ -82,7 +82,7 @@ def test_a_parameter_of_ours_goes_with_our_discipline(ledger: Ledger) -> None:
     ledger.hold("one")
     ledger.apply("two", "rule", (Write("nic.pfifo.limit@here", 55),))
     outcomes = {one.knob: one.status for one in ledger.restore()}
-    assert outcomes == {"nic.qdisc@here": "restored", "nic.pfifo.limit@here": "void"}
+    assert outcomes == {"nic.qdisc@here": "restored", "nic.pfifo.limit@here": "restored"}
     assert snapshot() == before
 
 
