@@ -65,7 +65,7 @@ def test_time_that_goes_back_starts_over(tree: Tree) -> None:
 
 
 def test_only_wanted_files_are_read(tree: Tree) -> None:
-    name = "cgroup.web/a.service.psi.cpu.some"
+    name = "cgroup.psi.cpu.some@web/a.service"
     with sensing(tree.root, wanted=frozenset({name, "mem.dirty_bytes"})) as sense:
         sense.observe(0.0)
         values = sense.observe(1.0).values
@@ -224,7 +224,7 @@ def test_a_full_accept_queue_is_seen() -> None:
 @pytest.mark.kernel
 def test_a_cgroup_that_goes_and_comes_back_is_another_one(own_cgroup: Callable[[], Path]) -> None:
     group = own_cgroup()
-    name = f"cgroup.{group.name}.psi.cpu.some"
+    name = f"cgroup.psi.cpu.some@{group.name}"
     with sensing(Path("/"), wanted=frozenset({name})) as sense:
         sense.observe(0.0)
         assert sense.observe(1.0).values[name] == 0.0
