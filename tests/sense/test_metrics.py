@@ -110,7 +110,10 @@ def test_cgroup_metrics() -> None:
     assert len(names) == 6 and all(map(known, names))
     metric = find("cgroup.psi.cpu.some@web/a.service")
     assert metric and metric.source == "<cgroup2>/cpu.pressure"
-    assert cgroups_in([*names, "cpu.busy", "cgroup.cpu.usage@b", "cgroup.nonsense@c"]) == ("b", "web/a.service")
+    assert cgroups_in([*names, "cpu.busy", "cgroup.cpu.usage@b", "cgroup.nonsense@c"]) == (
+        "b",
+        "web/a.service",
+    )
     assert cgroup_path("/web/a.service/") == "web/a.service"
     assert cgroup_path("/") is None
     assert split("cgroup.cpu.usage@a@b") == ("cgroup.cpu.usage", "a@b")

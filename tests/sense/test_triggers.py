@@ -44,7 +44,9 @@ def test_cgroups_are_bounded_in_number_and_in_place(tmp_path: Path) -> None:
     assert reasons[:2] == [
         f"cgroup c{n}: no trigger, only {MAX_CGROUPS} cgroups get one" for n in (MAX_CGROUPS, MAX_CGROUPS + 1)
     ]
-    _, reasons = open_triggers(tmp_path, ["web"], {"cgroup.psi.io.full@db": 0.1, "cgroup.psi.io.some@x/*": 0.1})
+    _, reasons = open_triggers(
+        tmp_path, ["web"], {"cgroup.psi.io.full@db": 0.1, "cgroup.psi.io.some@x/*": 0.1}
+    )
     assert [why.split(":")[0] for why in reasons if "cgroup2" in why] == [
         *(f"cgroup.psi.{what}.some@web" for what in ("cpu", "memory", "io")),
         *(f"cgroup.psi.{what}.some@db" for what in ("cpu", "memory", "io")),
