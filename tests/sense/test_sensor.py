@@ -124,13 +124,15 @@ def test_how_full_tables_are(tree: Tree) -> None:
 
 def test_absent_tells_a_name_that_is_wrong_from_a_thing_that_is_not_here(tree: Tree) -> None:
     names = (
-        "disk.util@sdz",
-        "disk.util@nvme*",
-        "mem.dirty_bytes@x",
-        "cgroup.cpu.usage",
-        "nic.rx_link_share@lo",
+        *(
+            "disk.util@sdz",
+            "disk.util@nvme*",
+            "mem.dirty_bytes@x",
+            "nic.rx_link_share@lo",
+            "cgroup.cpu.usage",
+        ),
+        *("cgroup.memory.high_share@web/a.service", "cgroup.cpu.usage@web/*"),
     )
-    names += ("cgroup.memory.high_share@web/a.service", "cgroup.cpu.usage@web/*")
     tree.write("sys/fs/cgroup/uni fied/web/a.service/memory.current", "4096\n")
     tree.write("sys/fs/cgroup/uni fied/web/a.service/memory.high", "max\n")
     with sensing(tree.root, wanted=frozenset(names)) as sense:

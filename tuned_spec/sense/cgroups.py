@@ -6,8 +6,8 @@ not know what a figure is for. Imported only when a metric of a cgroup is wanted
 A cgroup's counters count those below it in. So where one that only grows (a stall, CPU time) has stood still
 since the last look, nothing below has moved either, and the walk does not go there: the old rows stand. The
 files without such a counter (memory.current) are read for each cgroup that is wanted. At most MAX_OPEN
-descriptors stay open, the latest used. Directories are listed again in turns, all of them within LISTED_IN
-looks, and at once where something moves and their number of subdirectories is another.
+descriptors stay open, those that moved last. Directories are listed again in turns, all of them within
+LISTED_IN looks, and at once where something moves and their number of subdirectories is another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tuned_spec.sense.sources import Fields, Rows, Want, cgroup2_root
 
 MAX_OPEN = 512
 LISTED_IN = 10
-_BYTES = 65536
+_PAGE = 4096  # no smaller than most of these files
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ENOTDIR)
 
 
@@ -65,20 +65,37 @@ class Tree:
 
     def read(self, path: str, name: str) -> bytes:
         """One file of one cgroup. Raises OSError: gone, or not there on this kernel."""
-        key = f"{path}/{name}" if path else name
+        key = f"{path}/{name}"
         fd = self._fds.get(key)
-        if fd is None:
-            fd = os.open(f"{self.mount}/{key}", os.O_RDONLY | os.O_CLOEXEC)
-            self._fds[key] = fd
-            if len(self._fds) > MAX_OPEN:
-                os.close(self._fds.popitem(last=False)[1])
-        else:
-            self._fds.move_to_end(key)
         try:
-            return os.pread(fd, _BYTES, 0)
+            if fd is not None:
+                return _whole(fd)
+            fd = os.open(f"{self.mount}/{key}", os.O_RDONLY | os.O_CLOEXEC)
+            data = _whole(fd)
         except OSError:
-            os.close(self._fds.pop(key))
+            if fd is not None:
+                os.close(fd)
+                self._fds.pop(key, None)
             raise
+        if len(self._fds) < MAX_OPEN:
+            self._fds[key] = fd
+        else:  # a walk past many must not drive out the few that move
+            os.close(fd)
+        return data
+
+    def keep(self, path: str, name: str) -> None:
+        """What has moved may well move again: its descriptor stays open, the one that rests longest goes."""
+        key = f"{path}/{name}"
+        if key in self._fds:
+            self._fds.move_to_end(key)
+            return
+        try:
+            fd = os.open(f"{self.mount}/{key}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        if len(self._fds) >= MAX_OPEN:
+            os.close(self._fds.popitem(last=False)[1])
+        self._fds[key] = fd
 
     def close(self) -> None:
         while self._fds:
@@ -121,7 +138,9 @@ class CgroupFile:
         if self._pulse and self._pulse not in self._fields:
             self._fields += (self._pulse,)
         self._rows: Rows = {}
-        self._pulses: dict[str, float] = {}  # of cgroups that are only on the way to wanted ones, too
+        # Of cgroups that are only on the way to wanted ones, too: the file as it was, and its pulse.
+        self._texts: dict[str, bytes] = {}
+        self._pulses: dict[str, float] = {}
         self._plans: dict[str, tuple[bool, bool]] = {}  # path -> is wanted, may lead to others
         tree.files.append(self)
 
@@ -146,6 +165,7 @@ class CgroupFile:
 
     def forget(self, path: str) -> None:
         self._rows.pop(path, None)
+        self._texts.pop(path, None)
         self._pulses.pop(path, None)
         self._plans.pop(path, None)
 
@@ -164,21 +184,26 @@ class CgroupFile:
     def _look(self, path: str, wanted: bool) -> bool:
         """Whether something may have moved in or below `path`."""
         try:
-            row = self._parse(self._tree.read(path, self.file), self._fields)
+            data = self._tree.read(path, self.file)
+            if self._texts.get(path) == data:
+                return not self._pulse
+            row = self._parse(data, self._fields)
         except OSError as error:
-            self._rows.pop(path, None)
-            self._pulses.pop(path, None)
-            hint = "no such cgroup now, or it has no such file here" if error.errno in _GONE else ""
-            self.why = "; ".join(filter(None, (f"{path}/{self.file}: {os.strerror(error.errno or 0)}", hint)))
+            self.forget(path)
+            hint = "; no such cgroup now, or it has no such file here" if error.errno in _GONE else ""
+            self.why = f"{path}/{self.file}: {os.strerror(error.errno or 0)}{hint}"
             return True  # a cgroup may have its pressure switched off, and those below it not
         except (ValueError, IndexError) as error:
+            self.forget(path)
             self.why = f"{path}/{self.file}: in a format that is not understood: {error}"
             return True
+        self._texts[path] = data
         pulse = row.get(self._pulse)
         if pulse is not None:
             if self._pulses.get(path) == pulse:
-                return False
+                return False  # only an average has decayed
             self._pulses[path] = pulse
+        self._tree.keep(path, self.file)
         if wanted:
             self._rows[path] = row
         return True
@@ -190,16 +215,23 @@ def open_cgroups(sources: Mapping[str, Want], root: Path) -> list[CgroupFile]:
     return [CgroupFile(name, name.partition("/")[2], want, tree) for name, want in sources.items()]
 
 
+def _whole(fd: int) -> bytes:
+    data = os.pread(fd, _PAGE, 0)
+    while len(data) % _PAGE == 0 and (more := os.pread(fd, 16 * _PAGE, len(data))):
+        data += more
+    return data
+
+
 # ---------------------------------------------------------------------------------- formats
 
 
 def _pressure(data: bytes, fields: tuple[str, ...]) -> Fields:
     """`some avg10=.. avg60=.. avg300=.. total=N`, then the same of `full` (cpu: since Linux 5.13)."""
-    return {
-        line[:4].decode("ascii"): int(line[line.rindex(b"=") + 1 :])
-        for line in data.splitlines()
-        if line[:4] in (b"some", b"full")
-    }
+    row: Fields = {}
+    for line in data.splitlines():
+        name, _, total = line.partition(b" avg10=")
+        row[name.decode("ascii")] = int(total[total.rindex(b"=") + 1 :])
+    return row
 
 
 def _keyed(data: bytes, fields: tuple[str, ...]) -> Fields:
