@@ -23,6 +23,10 @@ def test_the_real_host_is_recorded(tmp_path: Path, capsys: pytest.CaptureFixture
     trace = Trace(path)
     seen = list(trace)
     assert said["observations"] == len(seen) == 3
+    page = (
+        (Path(__file__).parents[2] / "docs/json.md").read_text().partition("## record")[2].partition("## ")[0]
+    )
+    assert all(f"`{key}`" in page for key in said)
     assert trace.header.kernel == os.uname().release and trace.header.note == "idle"
     assert "cpu.busy" in trace.header.metrics and "mem.dirty_bytes" not in trace.header.metrics
     assert "cpu.ctxt_per_s" in seen[0].values  # rates from the first line on

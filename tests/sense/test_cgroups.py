@@ -120,8 +120,9 @@ def test_open_descriptors_are_bounded(tree: Tree) -> None:
     for look in range(2):
         rows = file.read(float(look))
         assert rows is not None and len(rows) == MAX_OPEN + 50
-        assert len(os.listdir("/proc/self/fd")) == before + MAX_OPEN  # noqa: PTH208
-        stalled(tree, "many", look)
+        assert len(os.listdir("/proc/self/fd")) <= before + MAX_OPEN + 1  # noqa: PTH208
+        for number in range(look, MAX_OPEN + 50, 7):  # some move: they are kept in place of others
+            stalled(tree, f"many/{number}", 1000 * (look + 1))
     file.close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 

@@ -37,6 +37,7 @@ class Tree:
         self._children: dict[str, tuple[str, ...]] = {}
         self._links: dict[str, int] = {}
         self._fds: OrderedDict[str, int] = OrderedDict()
+        self._latest = -1  # the file that was read last, if it is not among those
         self._turn: list[str] = []
         self._t = float("-inf")
 
@@ -80,26 +81,28 @@ class Tree:
         if len(self._fds) < MAX_OPEN:
             self._fds[key] = fd
         else:  # a walk past many must not drive out the few that move
-            os.close(fd)
+            self._let_go()
+            self._latest = fd
         return data
 
     def keep(self, path: str, name: str) -> None:
-        """What has moved may well move again: its descriptor stays open, the one that rests longest goes."""
+        """What was read last has moved, and may move again: it stays open in place of what rests longest."""
         key = f"{path}/{name}"
         if key in self._fds:
             self._fds.move_to_end(key)
-            return
-        try:
-            fd = os.open(f"{self.mount}/{key}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return
-        if len(self._fds) >= MAX_OPEN:
+        elif self._latest >= 0:
             os.close(self._fds.popitem(last=False)[1])
-        self._fds[key] = fd
+            self._fds[key], self._latest = self._latest, -1
 
     def close(self) -> None:
+        self._let_go()
         while self._fds:
             os.close(self._fds.popitem()[1])
+
+    def _let_go(self) -> None:
+        if self._latest >= 0:
+            os.close(self._latest)
+            self._latest = -1
 
     def _list(self, path: str) -> None:
         try:
@@ -161,6 +164,10 @@ class CgroupFile:
                         continue
                     if leads:
                         ways.append(path)
+            if self.why and not self._rows:
+                self.why = (
+                    f"{self.file}: no cgroup that matches has it (its controller is off, or of version 1)"
+                )
         return dict(self._rows)
 
     def forget(self, path: str) -> None:
