@@ -60,7 +60,7 @@ def test_a_policy_reads_each_metrics_unit_from_its_name() -> None:
         "cgroup.psi.cpu.some@web/a.service",
         "cgroup.cpu.throttled_share@web/getty@tty1.service",
         "cgroup.psi.io.full@system.slice/*.service",
-        "cgroup.memory.bytes@**",
+        "cgroup.memory.current_bytes@**",
         "disk.util",
         "disk.util@nvme0n1",
         "disk.util@*",

@@ -668,7 +668,7 @@ METRICS: dict[str, Metric] = {
     "cgroup.cpu.throttled_share": _cgroup_share(
         "cpu.stat", Kind.RATIO, "of periods in which cpu.max held it back", "nr_throttled", "nr_periods"
     ),
-    "cgroup.memory.bytes": _of_cgroup(
+    "cgroup.memory.current_bytes": _of_cgroup(
         "memory.current", Kind.LEVEL, "bytes", None, "memory it has, caches included", "0"
     ),
     "cgroup.memory.current_share": _cgroup_share(
