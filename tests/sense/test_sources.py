@@ -54,6 +54,7 @@ def test_each_format(tree: Tree) -> None:
         "steal": 0,
         "intr": 5000,
         "ctxt": 9000,
+        "processes": 7,
         "procs_running": 3,
         "procs_blocked": 1,
     }
@@ -189,7 +190,7 @@ def test_a_missing_file_is_looked_for_again_at_a_slow_pace(tree: Tree) -> None:
     source.close()
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [*PARSERS, "/proc/sys/net/ipv4/tcp_mem"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(max_size=300), keep=st.integers(0, 400))
 def test_garbage_never_raises(name: str, tree: Tree, garbage: bytes, keep: int) -> None:

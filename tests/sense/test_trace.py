@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuned_spec.errors import UsageError
@@ -33,7 +33,11 @@ def test_what_is_written_is_read(tmp_path: Path, name: str) -> None:
         assert again[1].values == {"cpu.busy": pytest.approx(1 / 7, rel=1e-5), "disk.util@sda": 0.5}
 
 
-@given(st.lists(st.dictionaries(st.text(max_size=9), st.floats(allow_nan=False, allow_infinity=False))))
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.dictionaries(st.text(max_size=9), NUMBERS, max_size=9), max_size=9))
 def test_any_observation_survives(
     tmp_path_factory: pytest.TempPathFactory, seen: list[dict[str, float]]
 ) -> None:

@@ -711,7 +711,7 @@ METRICS: dict[str, Metric] = {
     "cgroup.io.read_bytes_per_s": _cgroup_rate("io.stat", "bytes/s", None, "read from disks", "rbytes"),
     "cgroup.io.write_bytes_per_s": _cgroup_rate("io.stat", "bytes/s", None, "written to disks", "wbytes"),
     "cgroup.pids.count": _of_cgroup("pids.current", Kind.LEVEL, "count", None, "tasks", "0"),
-    "cgroup.pids.share": _cgroup_share(
+    "cgroup.pids.limit_share": _cgroup_share(
         "pids.current", Kind.LEVEL_RATIO, "tasks, of pids.max; unknown without a limit", "0", "0", "pids.max"
     ),
 }
