@@ -64,9 +64,8 @@ class Tree:
             self._list(path)
         return self._children.get(path, ())
 
-    def read(self, path: str, name: str) -> bytes:
-        """One file of one cgroup. Raises OSError: gone, or not there on this kernel."""
-        key = f"{path}/{name}"
+    def read(self, key: str) -> bytes:
+        """One file, `PATH/NAME`. Raises OSError: gone, or not there on this kernel."""
         fd = self._fds.get(key)
         try:
             if fd is not None:
@@ -85,9 +84,8 @@ class Tree:
             self._latest = fd
         return data
 
-    def keep(self, path: str, name: str) -> None:
+    def keep(self, key: str) -> None:
         """What was read last has moved, and may move again: it stays open in place of what rests longest."""
-        key = f"{path}/{name}"
         if key in self._fds:
             self._fds.move_to_end(key)
         elif self._latest >= 0:
@@ -190,19 +188,20 @@ class CgroupFile:
 
     def _look(self, path: str, wanted: bool) -> bool:
         """Whether something may have moved in or below `path`."""
+        key = f"{path}/{self.file}"
         try:
-            data = self._tree.read(path, self.file)
+            data = self._tree.read(key)
             if self._texts.get(path) == data:
                 return not self._pulse
             row = self._parse(data, self._fields)
         except OSError as error:
             self.forget(path)
             hint = "; no such cgroup now, or it has no such file here" if error.errno in _GONE else ""
-            self.why = f"{path}/{self.file}: {os.strerror(error.errno or 0)}{hint}"
+            self.why = f"{key}: {os.strerror(error.errno or 0)}{hint}"
             return True  # a cgroup may have its pressure switched off, and those below it not
         except (ValueError, IndexError) as error:
             self.forget(path)
-            self.why = f"{path}/{self.file}: in a format that is not understood: {error}"
+            self.why = f"{key}: in a format that is not understood: {error}"
             return True
         self._texts[path] = data
         pulse = row.get(self._pulse)
@@ -210,7 +209,7 @@ class CgroupFile:
             if self._pulses.get(path) == pulse:
                 return False  # only an average has decayed
             self._pulses[path] = pulse
-        self._tree.keep(path, self.file)
+        self._tree.keep(key)
         if wanted:
             self._rows[path] = row
         return True
@@ -234,10 +233,10 @@ def _whole(fd: int) -> bytes:
 
 def _pressure(data: bytes, fields: tuple[str, ...]) -> Fields:
     """`some avg10=.. avg60=.. avg300=.. total=N`, then the same of `full` (cpu: since Linux 5.13)."""
-    row: Fields = {}
-    for line in data.splitlines():
-        name, _, total = line.partition(b" avg10=")
-        row[name.decode("ascii")] = int(total[total.rindex(b"=") + 1 :])
+    some, _, full = data.partition(b"\n")
+    row: Fields = {some[:4].decode("ascii"): int(some[some.rindex(b"=") + 1 :])}
+    if full and "full" in fields:
+        row["full"] = int(full[full.rindex(b"=") + 1 :])
     return row
 
 

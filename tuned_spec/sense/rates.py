@@ -6,6 +6,7 @@ is missing from either reading, a counter that was reset, an interval of no leng
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from tuned_spec.sense.metrics import Kind, Metric, is_glob, matches, split
@@ -37,7 +38,7 @@ def compute(table: Mapping[str, Metric], old: Reading | None, new: Reading) -> d
         now, then = new.sources.get(metric.source), before.get(metric.source, {})
         if not now:
             continue
-        base, instance = split(name)
+        instance = split(name)[1]
         if not instance:
             if metric.source not in whole:
                 whole[metric.source] = _of_host(then, now)
@@ -46,19 +47,27 @@ def compute(table: Mapping[str, Metric], old: Reading | None, new: Reading) -> d
             if (value := _value(metric, whole[metric.source], over, dt)) is not None:
                 values[name] = value
             continue
-        rows = [row for row in now if row and matches(instance, row)] if is_glob(instance) else [instance]
+        names = {row: _named(name, row) for row in now} if is_glob(instance) else {instance: name}
         others = new.sources.get(metric.over_source, {}) if metric.over_source else now
-        for row in rows:
-            if row not in now:
+        rate = metric.kind is Kind.RATE
+        for row, named in names.items():
+            if not named or row not in now:
                 continue
-            if metric.kind is Kind.RATE and then.get(row) is now[row]:  # nothing moved: not even read again
-                values[f"{base}@{row}"] = 0.0
+            if rate and then.get(row) is now[row]:  # nothing moved: not even read again
+                values[named] = 0.0
                 continue
             pairs = [(then.get(row, {}), now[row])]
             over = pairs if others is now else [({}, others.get(row, {}))]
             if (value := _value(metric, pairs, over, dt)) is not None:
-                values[f"{base}@{row}"] = value
+                values[named] = value
     return values
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _named(name: str, row: str) -> str:
+    """The name of one instance that a name with a glob means; "" if it does not mean that one."""
+    base, glob = split(name)
+    return f"{base}@{row}" if row and matches(glob, row) else ""
 
 
 def _value(metric: Metric, pairs: list[Pair], over: list[Pair], dt: float) -> float | None:
