@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -179,11 +180,12 @@ def test_garbage_never_raises(name: str, tree: Tree, garbage: bytes) -> None:
 # --------------------------------------------------------------------------- the real host
 
 
-def _burn(group: Path, for_s: float) -> None:
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-    end = time.monotonic() + for_s
-    while time.monotonic() < end:
-        pass
+BURN = """\
+import sys, time
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+end = time.monotonic() + 1.5
+while time.monotonic() < end: pass
+"""
 
 
 @pytest.mark.kernel
@@ -192,10 +194,7 @@ def test_real_pressure_shows_in_the_cgroup_that_has_it_and_not_in_its_neighbour(
 ) -> None:
     top = own_cgroup()
     busy, calm = top / "busy", top / "calm"
-    burners = [
-        multiprocessing.get_context("fork").Process(target=_burn, args=(busy, 1.5))
-        for _ in range((os.cpu_count() or 1) + 1)
-    ]
+    burners: list[subprocess.Popen[bytes]] = []
     names = [f"cgroup.{what}@{top.name}/*" for what in ("psi.cpu.some", "psi.cpu.full", "cpu.usage")]
     sense = Sense(Path("/"), wanted=frozenset(names))
     try:
@@ -203,10 +202,9 @@ def test_real_pressure_shows_in_the_cgroup_that_has_it_and_not_in_its_neighbour(
         calm.mkdir()
         start = time.monotonic()
         sense.observe(start)
-        for burner in burners:
-            burner.start()
-        for burner in burners:
-            burner.join()
+        for _ in range((os.cpu_count() or 1) + 1):
+            burners.append(subprocess.Popen([sys.executable, "-c", BURN, busy]))
+        assert [burner.wait() for burner in burners] == [0] * len(burners)
         values = sense.observe(time.monotonic()).values
         used = int((busy / "cpu.stat").read_text().split()[1])
         assert values[f"cgroup.psi.cpu.some@{top.name}/busy"] > 0
@@ -219,8 +217,8 @@ def test_real_pressure_shows_in_the_cgroup_that_has_it_and_not_in_its_neighbour(
     finally:
         sense.close()
         for burner in burners:
-            if burner.is_alive():
-                burner.kill()
+            burner.kill()
+            burner.wait()
         for group in (busy, calm):
             if group.exists():
                 group.rmdir()
