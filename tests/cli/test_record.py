@@ -78,8 +78,7 @@ def test_nobody_may_record(tmp_path: Path) -> None:
         pytest.skip("needs root, to become nobody")
     program = (
         "import os, sys; from tuned_spec.cli import main\n"
-        "from tuned_spec.cli import record\n"
-        "file = os.open(os.devnull, os.O_RDONLY)\n"
+        "from tuned_spec.cli import record; from tuned_spec.sense import perf, sockets\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "sys.exit(main(['record', '--for', '200ms', '--interval', '200ms', '/dev/null']))\n"
     )

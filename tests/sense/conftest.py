@@ -22,7 +22,8 @@ FILES = {
     "proc/net/snmp": "Tcp: MaxConn ActiveOpens CurrEstab OutSegs RetransSegs\nTcp: -1 5 4 1000 10\n"
     "Udp: InDatagrams RcvbufErrors\nUdp: 4 2\n",
     "proc/net/netstat": "TcpExt: ListenDrops ListenOverflows\nTcpExt: 9 3\nIpExt: InNoRoutes\nIpExt: 0\n",
-    "proc/net/sockstat": "sockets: used 1\nTCP: inuse 1 orphan 0 tw 17 alloc 1 mem 4\nUDP: inuse 0 mem 0\n",
+    "proc/net/sockstat": "sockets: used 1\nTCP: inuse 1 orphan 0 tw 17 alloc 1 mem 4\nUDP: inuse 0 mem 0\n"
+    "FRAG: inuse 0 memory 0\n",
     "proc/net/softnet_stat": f"{'0000000a 00000001 00000002' + ' 00000000' * 9} 00000003 00000000 00000000\n",
     "proc/net/snmp6": "Ip6InReceives  \t9\nUdp6InDatagrams \t7\nUdp6RcvbufErrors  \t3\n",
     "proc/net/sockstat6": "TCP6: inuse 2\nFRAG6: inuse 1 memory 4096\n",

@@ -77,6 +77,7 @@ def test_each_format(tree: Tree) -> None:
             "Tcp.CurrEstab": 4,
             "Tcp.OutSegs": 1000,
             "Tcp.RetransSegs": 10,
+            "Udp.InDatagrams": 4,
             "Udp.RcvbufErrors": 2,
         }
     }
@@ -84,7 +85,7 @@ def test_each_format(tree: Tree) -> None:
         "": {"TcpExt.ListenDrops": 9, "TcpExt.ListenOverflows": 3}
     }
     assert read("/proc/net/sockstat", tree.root) == {
-        "": {"TCP.tw": 17, "TCP.orphan": 0, "TCP.mem": 4, "UDP.mem": 0}
+        "": {"TCP.tw": 17, "TCP.orphan": 0, "TCP.mem": 4, "UDP.mem": 0, "FRAG.memory": 0}
     }
     softnet = {
         "processed": 10,

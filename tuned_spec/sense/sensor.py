@@ -95,7 +95,7 @@ class Sense:
         sources = self._read(self._old.t if self._old else float("-inf")).sources
         whys = {source.name: source.why for source in self._sources}
         reasons = {
-            f"cgroup.{path}": "not the path of a cgroup below the root of cgroup2" for path in self._refused
+            f"cgroup {path}": "not the path of a cgroup below the root of cgroup2" for path in self._refused
         }
         for name in sorted(self._wanted):
             metric = metrics.find(name)

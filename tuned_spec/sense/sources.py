@@ -470,7 +470,10 @@ def cgroup2_root(root: Path) -> Path | None:
 
 
 def open_source(name: str, want: Want) -> Source:
-    match name.partition(":")[0]:
+    kind = (
+        name.partition(":")[0] if want.root == Path("/") else ""
+    )  # a tree has no kernel that could be asked
+    match kind:
         case metrics.SOCK_DIAG:
             from tuned_spec.sense.sockets import Sockets
 
