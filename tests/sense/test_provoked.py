@@ -79,17 +79,14 @@ def test_a_full_receive_buffer(family: int, host: str, name: str) -> None:
 
 def test_a_window_that_closes() -> None:
     def stuff() -> None:
-        with (
-            socket.create_server(("127.0.0.1", 0)) as server,
-            socket.create_connection(server.getsockname()) as client,
-            server.accept()[0] as deaf,
-        ):
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            client.setblocking(False)
-            for _ in range(50):
-                with contextlib.suppress(BlockingIOError):
-                    client.send(bytes(65536))
-                time.sleep(0.002)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)  # before the first window is told
+            with socket.create_connection(server.getsockname()) as client, server.accept()[0]:
+                client.setblocking(False)
+                for _ in range(100):  # nobody reads at the other end
+                    with contextlib.suppress(BlockingIOError):
+                        client.send(bytes(65536))
+                    time.sleep(0.01)
 
     assert during(stuff, "tcp.zero_window_per_s")["tcp.zero_window_per_s"] > 0
 
@@ -122,7 +119,7 @@ def test_huge_pages_at_a_fault() -> None:
     size = 64 << 20
 
     def touch() -> None:
-        with mmap.mmap(-1, size) as memory:
+        with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
             memory.madvise(mmap.MADV_HUGEPAGE)
             for at in range(0, size, mmap.PAGESIZE):
                 memory[at] = 1
