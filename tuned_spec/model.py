@@ -73,6 +73,7 @@ class Knob(Frozen, frozen=True):
     `target` is a path below the adapter's root (`vm/swappiness` below /proc/sys); `{}` is the instance.
     `low`/`high` bound a number, or each element of a tuple alike; None is unbounded.
     `quantum`: the kernel rounds down to a multiple of it (a page, for byte counts held as pages).
+    `power_of_two`: the kernel rounds up to one, or refuses what is none.
     `source` says where range, unit and behaviour are from.
     """
 
@@ -89,6 +90,7 @@ class Knob(Frozen, frozen=True):
     choices: tuple[str, ...] = ()
     choices_from: str = ""  # a file beside the target that lists the choices this host offers
     quantum: int = 1
+    power_of_two: bool = False
     coupled: tuple[Coupling, ...] = ()
     risk: Risk = Risk.LOW
     scope: str = "host"  # host, netns
@@ -180,6 +182,7 @@ class Action(Frozen, frozen=True):
     value: Value | float
     step: float = 1.0
     field: int | None = None
+    only: Way | None = None  # never moves the number the other way (TuneD's `>` and `<`)
 
 
 class Expect(Frozen, frozen=True):
@@ -213,6 +216,40 @@ class Rule(Frozen, frozen=True):
     guard: tuple[Guard, ...] = ()
     cooldown_s: float = 60.0
     lease_s: float | None = None  # None: as long as a trial of such windows takes
+    confidence: float = 0.5
+    origin: str = ""  # file:line
+    settle_s: float | None = None  # None: what its slowest knob needs
+    dwell_s: float | None = None
+
+
+class Span(Frozen, frozen=True):
+    """The room of one number that a search may move: a whole knob, or one `field` of a tuple."""
+
+    knob: str
+    low: int
+    high: int
+    field: int | None = None
+    quantum: int = 1
+
+
+class Climb(Frozen, frozen=True):
+    """A search for the best setting of one to four numbers while the workload runs.
+
+    It stops where less than `expect.min_effect` is to be gained. `step`: one move changes a number by at
+    most this factor. `every_s`: one move a window of this many seconds.
+    """
+
+    id: str
+    spans: tuple[Span, ...]
+    expect: Expect
+    reason: str
+    source: str
+    guard: tuple[Guard, ...] = ()
+    every_s: float = 1.0
+    step: float = 4.0
+    recheck_s: float = (
+        60.0  # its first rest; each that follows one without progress is twice as long, up to 16 times
+    )
     confidence: float = 0.5
     origin: str = ""  # file:line
     settle_s: float | None = None  # None: what its slowest knob needs
@@ -259,6 +296,7 @@ class Policy(Frozen, frozen=True):
     names: tuple[str, ...]
     mode: Mode = Mode.OBSERVE
     rules: tuple[Rule, ...] = ()
+    climbs: tuple[Climb, ...] = ()
     limits: tuple[Limit, ...] = ()
     metrics: tuple[MetricOwner, ...] = ()
     cgroups: tuple[str, ...] = ()  # paths below the cgroup root whose pressure is sensed
@@ -339,6 +377,7 @@ class Case(Frozen, frozen=True, tag="case"):
     alpha: float
     max_pairs: int
     history: dict[str, tuple[float, ...]]  # recent values of the named metrics, oldest first, A only
+    workload_age_s: float | None = None  # how long this workload has been going on, as far as is known
 
 
 class Measure(Frozen, frozen=True, tag="measure"):
@@ -386,6 +425,7 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
+    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
 
 
@@ -506,6 +546,8 @@ RECORD_KINDS = {
     "overwritten": "writes held instead",
     "reverted": "why (rejected, lease, actor died, paused, stop, foreign, fault), outcomes",
     "foreign": "ours, found, writer",
+    "workload": "what: another workload began, as far as the host's figures tell",
+    "climbed": "writes, what, windows: a search ended here, and why",
     "actor": "what: started, died, restarted, gave up",
     "fault": "what, hint: a journal, sensor or sender that failed",
 }

@@ -44,6 +44,7 @@ from tuned_spec.engine.events import (
     Observed,
     Pause,
     Planned,
+    Remember,
     Resume,
     Revert,
     RevertAll,
@@ -57,6 +58,7 @@ from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
 from tuned_spec.knobs.instances import Catalogue
+from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import (
@@ -83,6 +85,7 @@ LONGEST_WAIT_S = 5.0
 PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
+DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -148,6 +151,9 @@ class Daemon:
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
+        remembered = priors.load(options.state_dir, time.time())
+        for said in remembered.said:
+            self.log.say("what was learned before is lost in part", why=said)
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
         rules = self.plan()
@@ -167,7 +173,9 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules),
+            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1),
+            learned=engine.Learned(priors=remembered.priors, record=remembered.record),
+            wall_offset=time.time() - self.started,
             mode=mode,
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
@@ -188,6 +196,7 @@ class Daemon:
         self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
         for trigger in self.triggers:
             self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
+        self.on(self.hands.aside.fileno(), select.EPOLLIN, self.come_back)
         watch = self.hands.watch.fileno()
         if watch is not None:
             self.on(watch, select.EPOLLIN, self.foreign_hand)
@@ -322,6 +331,10 @@ class Daemon:
         share = max(trigger.share, observation.values.get(trigger.name, 0.0))
         self.dispatch(Observed(observation.t, observation.values | {trigger.name: share}))
         self.next_tick = min(self.next_tick, clock() + BUSY_S)
+
+    def come_back(self, _mask: int) -> None:
+        for event in self.hands.come_back():
+            self.dispatch(event)
 
     def foreign_hand(self, _mask: int) -> None:
         for event in self.hands.foreign():
@@ -460,6 +473,8 @@ class Daemon:
             case TakeUp():
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
+            case Remember():
+                self.history.do(partial(priors.save, self.options.state_dir, command.priors, command.record))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
@@ -506,6 +521,11 @@ class Daemon:
         sd_notify("STOPPING=1")
         for client in tuple(self.control.clients.values()):
             self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
+        # A write that blocks is waited for, but not for ever: the repair compares what is left in doubt.
+        patience = clock() + DOUBT_S
+        while self.hands.aside.under_way and clock() < patience:
+            select.select([self.hands.aside], [], [], patience - clock())
+            self.come_back(0)
         self.dispatch(Stop(clock(), self.stop_why))
         data: dict[str, object] = {"why": self.stop_why, "outcomes": self.hands.reverted}
         self.record(Record("stop", clock(), data=data))
