@@ -24,7 +24,8 @@ def pressure_levels(policy: Policy) -> dict[str, float]:
         for first in rule.when:
             condition: Condition | None = first
             while condition is not None:
-                if "psi." in condition.metric and "avg10" not in condition.metric and condition.op == ">":
+                metric = condition.metric.partition("@")[0]  # an instance may be called anything
+                if "psi." in metric and "avg10" not in metric and condition.op == ">":
                     before = levels.get(condition.metric, condition.level)
                     levels[condition.metric] = min(before, condition.level)
                 condition = condition.fallback
