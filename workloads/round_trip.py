@@ -5,53 +5,59 @@
 Each entry goes alone through the real adapter and the real ledger, with a journal in a temporary directory:
 another legal value is written, what the kernel then shows must be what the adapter foretold, the ledger
 restores, and the knob and its partners must show what they showed before. Of an entry that the host has for
-each disk, NIC, cgroup or task, one instance that serves nobody is tried: a loop device, a cgroup and a
+each disk, NIC, cgroup or task, one instance that serves nobody is tried: loop devices, a cgroup and a
 process are made for it, and what belongs to a network is tried in a network namespace of its own.
 TUNED_SPEC_SPARE names idle devices of this host that may be taken as well (`vdb eth1`); the NICs among them
 visit that namespace.
 
 What is skipped is printed with its reason; what fails ends with exit status 1. `--record` writes what was
-tried into knobs/tried.yaml and what was skipped into tests/knobs/skipped/, both for this kernel.
+tried into tuned_spec/knobs/tried.yaml and what was skipped into tests/knobs/skipped/, both for this kernel.
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
+import yaml
 
 from tuned_spec.errors import JournalError, KnobError, KnobRefused
+from tuned_spec.knobs.adapters import Adapter, adapters
 from tuned_spec.knobs.catalogue import TRIED, load
-from tuned_spec.knobs.files import Adapter, adapters, narrowed
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
-from tuned_spec.ledger.journal import Journal, take_lock
+from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import UNLIMITED, CouplingKind, Frozen, Knob, KnobType, Risk, Value, Write
 from workloads.trouble import alone
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SKIPPED = CHECKOUT / "tests/knobs/skipped"
-OURS = "tuned-spec-trip"  # the name of whatever is made for the trip
-MOST_INSTANCES = 6  # of one entry, until one can be tried
-NAMESPACE_S = 600.0
 RELEASE = os.uname().release
-KERNEL = ".".join(RELEASE.split(".")[:2])  # `6.12`: what tried.yaml goes by
+KERNEL = ".".join(RELEASE.split(".")[:2])  # `6.12`: what the lists go by
+
+OURS = "tuned-spec-trip"  # the name of whatever is made for the trip
+PEER = "tuned-spec-peer"
+MOST = 12  # instances of one entry that are looked at until one can be tried
+NAMESPACE_S = 900.0
+SCHEDULERS = ("none", "mq-deadline", "kyber", "bfq")  # a loop device for each, with what it has to tune
+QDISCS = ("pfifo", "bfifo", "fq", "fq_codel", "cake")  # likewise, a dummy interface
+OF_NETWORK = ("nic", "queue", "netns")  # `per` of what is tried in a network namespace
 
 
 class Trip(Frozen, frozen=True):
-    """What came of one entry: `status` is "tried", "skipped" or "failed", `why` the reason of the last two."""
+    """What came of one entry: `status` is "tried", "skipped" or "failed", `why` the reason of those two."""
 
     entry: str
     status: str
@@ -74,7 +80,7 @@ def others(knob: Knob, now: Value) -> list[Value]:
             return [word for word in knob.choices if word != now]
         case KnobType.WORDS, str():
             return [word for word in now.split() if word != now]
-        case KnobType.CPUS, str():
+        case KnobType.CPUS | KnobType.CPUMASK, str():
             return [one for one in dict.fromkeys(["0", "1", *re.findall("[0-9]+", now)]) if one != now]
         case KnobType.INT, int():
             return [value for value in _near_and_far(knob, now) if value != now]
@@ -111,70 +117,94 @@ def is_off(knob: Knob, value: Value) -> bool:
 
 
 class Road:
-    """What a trip needs: the real adapters and ledger, with a journal of its own in `directory`."""
+    """What a trip needs: the real catalogue, adapters and ledger, with a journal in `directory`.
 
-    def __init__(self, directory: Path) -> None:
-        self.adapters = adapters()
-        self.catalogue = narrowed(load(), self.adapters)
+    `spare` names what may be tried where a host has one for each disk, cgroup and so on.
+    """
+
+    def __init__(self, directory: Path, spare: Collection[str]) -> None:
+        self._adapters = adapters()
+        self._catalogue = Catalogue(load(), self._adapters)
         self._journal = Journal(directory, repair.boot_id())
-        self._ledger = Ledger(self.catalogue, self.adapters, self._journal, time.monotonic)
+        self._ledger = Ledger(self._catalogue, self._adapters, self._journal, time.monotonic)
+        self._spare = spare
 
     def close(self) -> None:
         self._journal.close()
 
-    def adapter(self, knob: Knob) -> Adapter:
-        return self.adapters[knob.adapter]
+    def trip(self, entry: str) -> Trip:
+        """One entry there and back, by the first of its instances that can be tried."""
+        knobs = self._concrete(entry)
+        if not knobs:
+            return Trip(entry, "skipped", why=f"absent: no {self._catalogue[entry].per} that serves nobody")
+        trips: list[Trip] = []
+        for knob in knobs[:MOST]:
+            trips.append(self._one(entry, knob))
+            if trips[-1].status == "tried" or trips[-1].why.startswith(_LEFT):
+                return trips[-1]
+        return min(trips, key=lambda trip: trip.status != "failed")
 
-    def text(self, id: str) -> str:
+    def _concrete(self, entry: str) -> list[Knob]:
+        knob = self._catalogue[entry]
+        if not knob.per:
+            return [knob]
+        # Selectors of tasks are not enumerated.
+        names = (f"exe={OURS}",) if knob.per == "task" else self._catalogue.instances(entry)
+        chosen = [self._catalogue[f"{entry}@{name}"] for name in names if self._may_try(knob.per, name)]
+        return [self._catalogue[one.id] for each in chosen for one in self._adapter(each).members(each)]
+
+    def _may_try(self, per: str, name: str) -> bool:
+        match per:
+            case "disk":
+                return name in self._spare
+            case "cgroup":
+                return name == OURS
+            case "cgroup_disk":
+                cgroup, _, disk = name.rpartition(":")
+                return cgroup == OURS and disk in self._spare
+        return True  # of what a network has, all is spare in a namespace of its own
+
+    def _adapter(self, knob: Knob) -> Adapter:
+        return self._adapters[knob.adapter]
+
+    def _text(self, id: str) -> str:
         """What a knob shows, brackets and all; "" if it cannot be read."""
-        knob = self.catalogue[id]
+        knob = self._catalogue[id]
         try:
-            return self.adapter(knob).read_text(knob)
+            return self._adapter(knob).read_text(knob)
         except KnobError:
             return ""
 
-    def trip(self, entry: str) -> Trip:
-        """One entry there and back, by the first of its instances that can be tried."""
-        trips = []
-        for id in self._concrete(self.catalogue[entry]):
-            trips.append(self._one(entry, id))
-            if trips[-1].status != "skipped":
-                return trips[-1]
-        return trips[0] if trips else Trip(entry, "skipped", why=f"absent: no {self.catalogue[entry].per} here")
-
-    def _concrete(self, knob: Knob) -> list[str]:
-        return [knob.id]
-
-    def _one(self, entry: str, id: str) -> Trip:
-        """One knob there and back. Whatever happens, it is put back, and said if it could not be."""
-        knob = self.catalogue[id]
-        refusal = self._ledger.reversible(id)
+    def _one(self, entry: str, knob: Knob) -> Trip:
+        """One knob there and back. Whatever happens it is put back, or said that it could not be."""
+        refusal = self._ledger.reversible(knob.id)
         if refusal:
-            return Trip(entry, "skipped", id, why=f"{refusal.code}: {_placeless(refusal.what, knob)}")
-        before = {one: self.text(one) for one in (id, *(coupling.partner for coupling in knob.coupled))}
+            return Trip(entry, "skipped", knob.id, why=f"{refusal.code}: {_placeless(refusal.what, knob)}")
+        before = {id: self._text(id) for id in (knob.id, *(coupling.partner for coupling in knob.coupled))}
         try:
             trip = self._there(entry, knob)
         except (KnobError, JournalError) as error:
-            trip = Trip(entry, "failed", id, before[id], why=str(error))
-        left = [f"{o.knob} is {o.status}: {o.why}" for o in self._ledger.restore() if o.status not in BACK]
-        left += [f"{one} shows {now!r}, was {was!r}" for one, was in before.items() if (now := self.text(one)) != was]
+            trip = Trip(entry, "failed", knob.id, before[knob.id], why=str(error))
+        left = [f"{o.knob}: {o.status}: {o.why}" for o in self._ledger.restore() if o.status not in _BACK]
+        after = {id: self._text(id) for id in before}
+        left += [f"{id} shows {after[id]!r}, was {before[id]!r}" for id in before if after[id] != before[id]]
         if left:
-            return Trip(entry, "failed", id, before[id], trip.written, "not put back: " + "; ".join(left))
+            return msgspec.structs.replace(trip, status="failed", why=_LEFT + "; ".join(left))
         return trip
 
     def _there(self, entry: str, knob: Knob) -> Trip:
-        now, before = self._ledger.value(knob.id), self.text(knob.id)
+        now, before = self._ledger.value(knob.id), self._text(knob.id)
         refused: KnobRefused | None = None
         for value in others(knob, now):
-            foretold = self.adapter(knob).canonical(knob, value)
-            if foretold == now:
+            foretold = self._adapter(knob).canonical(knob, value)
+            if foretold == now and not knob.stateless:
                 continue
             try:
                 self._ledger.apply(OURS, OURS, (Write(knob.id, value),))
             except KnobRefused as error:
                 refused = error
                 continue
-            shown, written = self._ledger.value(knob.id), self.text(knob.id)
+            shown, written = self._ledger.value(knob.id), self._text(knob.id)
             if shown != foretold:
                 why = f"{value!r} was written, {foretold!r} was foretold, the kernel shows {shown!r}"
                 return Trip(entry, "failed", knob.id, before, written, why)
@@ -184,9 +214,250 @@ class Road:
         return Trip(entry, "skipped", knob.id, before, why=f"no_other_value: this host has only {before}")
 
 
-BACK = ("restored", "unchanged")
+_BACK = ("restored", "unchanged")
+_LEFT = "not put back: "
 
 
 def _placeless(what: str, knob: Knob) -> str:
     """A reason without the name of the instance, which is another one the next time."""
     return what.replace(knob.instance, "*") if knob.instance else what
+
+
+# ------------------------------------------------------------------- what serves nobody
+
+
+@contextmanager
+def spare() -> Iterator[set[str]]:
+    """The names of devices that may be tried; beside them a cgroup and a process, both called OURS.
+
+    What cannot be made here is left out: the entries that need it are then skipped.
+    """
+    names = set(os.environ.get("TUNED_SPEC_SPARE", "").split())
+    with ExitStack() as made:
+        scratch = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="tuned-spec-")))
+        pid = made.enter_context(_process(scratch))
+        made.enter_context(_cgroup(pid))
+        for scheduler in SCHEDULERS:
+            if disk := made.enter_context(_loop(scratch / scheduler, scheduler)):
+                names.add(disk)
+        yield names
+
+
+@contextmanager
+def _process(scratch: Path) -> Iterator[int]:
+    """A process whose executable has our name, for selectors to find."""
+    program = scratch / OURS
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o755)
+    with subprocess.Popen([program, "infinity"]) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _cgroup(pid: int) -> Iterator[None]:
+    """A cgroup of version 2 at the top, with the process in it: outside of what systemd looks after."""
+    tops = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
+    top = next((top for top in tops if (top / "cgroup.controllers").exists()), None)
+    if top is None:
+        yield
+        return
+    own = top / OURS
+    own.mkdir()
+    try:
+        (own / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        (top / "cgroup.procs").write_text(str(pid))
+        own.rmdir()
+
+
+@contextmanager
+def _loop(file: Path, scheduler: str) -> Iterator[str]:
+    """The name of a loop device with that I/O scheduler, or "" where there can be none."""
+    file.touch()
+    os.truncate(file, 64 << 20)
+    done = subprocess.run(["losetup", "--find", "--show", file], capture_output=True, text=True, check=False)
+    if done.returncode:
+        yield ""
+        return
+    device = done.stdout.strip()
+    name = Path(device).name
+    attribute = Path("/sys/block") / name / "queue/scheduler"
+    before = attribute.read_text().partition("[")[2].partition("]")[0]
+    try:
+        with suppress(OSError):  # not built, not loaded
+            attribute.write_text(scheduler)
+        yield name
+    finally:
+        attribute.write_text(before)  # a loop device outlives its file
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@contextmanager
+def _interfaces() -> Iterator[None]:
+    """In a network namespace just made: a cable with two queues at each end, an interface with each queueing
+    discipline, and the host's spare NICs, which go home at the end. /sys shows what is in it."""
+
+    def ip(*words: str) -> bool:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    home = os.getppid()
+    ip("mount", "-t", "sysfs", "sysfs", "/sys")
+    queues = ("numtxqueues", "2", "numrxqueues", "2")
+    ip("ip", "link", "add", OURS, *queues, "type", "veth", "peer", "name", PEER, *queues)
+    for kind in QDISCS:
+        name = f"trip-{kind}"
+        if ip("ip", "link", "add", name, "type", "dummy"):
+            ip("tc", "qdisc", "add", "dev", name, "root", kind)
+    visitors = []
+    for name in os.environ.get("TUNED_SPEC_SPARE", "").split():
+        if ip("nsenter", f"--net=/proc/{home}/ns/net", "ip", "link", "set", name, "netns", str(os.getpid())):
+            visitors.append(name)
+    for interface in Path("/sys/class/net").iterdir():
+        ip("ip", "link", "set", interface.name, "up")
+    try:
+        yield
+    finally:
+        for name in visitors:
+            ip("ip", "link", "set", name, "netns", str(home))
+
+
+# ------------------------------------------------------------------------------- all of it
+
+
+def tour(entries: Sequence[str], told: Callable[[Trip], None] = lambda _: None) -> list[Trip]:
+    """Every entry in turn; `told` hears of each. The caller keeps other writers of this host's knobs away."""
+    catalogue = load()
+    ours = [id for id in entries if _is_of_network(catalogue[id])]
+    away = {trip.entry: trip for trip in _in_namespace(ours)} if ours else {}
+    trips = []
+    with (
+        tempfile.TemporaryDirectory(prefix="tuned-spec-") as directory,
+        spare() as names,
+        closing(Road(Path(directory), names)) as road,
+    ):
+        for id in entries:
+            trip = away.get(id)
+            # A sysctl that each namespace of a newer kernel has is the host's own on an older one.
+            if trip is None or (trip.why.startswith("absent") and not catalogue[id].per):
+                trip = road.trip(id)
+            told(trip)
+            trips.append(trip)
+    return trips
+
+
+def _is_of_network(knob: Knob) -> bool:
+    return knob.per in OF_NETWORK or knob.scope == "netns"
+
+
+def _in_namespace(entries: Sequence[str]) -> list[Trip]:
+    """The same, by a process in a network namespace of its own."""
+    command = [sys.executable, "-m", "workloads.round_trip", "--inside", *entries]
+    done = subprocess.run(
+        ["unshare", "--net", "--mount", *command],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        timeout=NAMESPACE_S,
+        check=False,
+    )
+    if done.returncode:
+        why = "failed in a network namespace of its own: see the lines above"
+        return [Trip(id, "failed", why=why) for id in entries]
+    return msgspec.json.decode(done.stdout, type=list[Trip])
+
+
+def _inside(entries: Sequence[str]) -> list[Trip]:
+    with (
+        tempfile.TemporaryDirectory(prefix="tuned-spec-") as directory,
+        _interfaces(),
+        closing(Road(Path(directory), ())) as road,
+    ):
+        return [road.trip(id) for id in entries]
+
+
+# ------------------------------------------------------------------------------- the lists
+
+
+class Skips(msgspec.Struct):
+    """tests/knobs/skipped/MAJOR.MINOR.yaml: what that kernel may skip, entry -> reason, as `release` did."""
+
+    release: str
+    skipped: dict[str, str]
+
+
+def allowed(kernel: str = KERNEL) -> Skips | None:
+    """The list for that kernel, None where there is none."""
+    file = SKIPPED / f"{kernel}.yaml"
+    if not file.exists():
+        return None
+    return msgspec.convert(yaml.safe_load(file.read_text()), Skips)
+
+
+def record(trips: Sequence[Trip]) -> None:
+    """Replace both lists of this kernel."""
+    lists = yaml.safe_load(TRIED.read_text()) if TRIED.exists() else {}
+    lists[KERNEL] = sorted(trip.entry for trip in trips if trip.status == "tried")
+    newest_last = sorted(lists, key=lambda kernel: [int(number) for number in kernel.split(".")])
+    text = yaml.safe_dump({kernel: lists[kernel] for kernel in newest_last}, sort_keys=False, width=110)
+    TRIED.write_text(_BY_US + text)
+    skips = Skips(RELEASE, {trip.entry: trip.why for trip in trips if trip.status == "skipped"})
+    SKIPPED.mkdir(exist_ok=True)
+    text = yaml.safe_dump(msgspec.to_builtins(skips), width=110, allow_unicode=True)
+    (SKIPPED / f"{KERNEL}.yaml").write_text(_BY_US + text)
+
+
+_BY_US = "# Written by `python -m workloads.round_trip --record`; see docs/kernels.md.\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    if args.inside:
+        sys.stdout.buffer.write(msgspec.json.encode(_inside(args.pattern)))
+        return 0
+    if os.geteuid() != 0:
+        print("round_trip: root is needed to write knobs: use sudo", file=sys.stderr)
+        return 2
+    entries = [id for id in load() if not args.pattern or any(fnmatchcase(id, p) for p in args.pattern)]
+    if not entries:
+        print(f"round_trip: no entry of the catalogue matches {' '.join(args.pattern)}", file=sys.stderr)
+        return 2
+
+    def told(trip: Trip) -> None:
+        if trip.status != "tried":
+            print(f"{trip.status}  {trip.knob or trip.entry}: {trip.why}", flush=True)
+        elif args.verbose:
+            print(f"tried  {trip.knob}: {trip.before!r} -> {trip.written!r} and back", flush=True)
+
+    with alone():
+        trips = tour(entries, told)
+    count = Counter(trip.status for trip in trips)
+    print(f"kernel {RELEASE}: {', '.join(f'{count[s]} {s}' for s in ('tried', 'skipped', 'failed'))}")
+    if args.json:
+        args.json.write_bytes(msgspec.json.format(msgspec.json.encode(trips), indent=1) + b"\n")
+    if args.record:
+        record(trips)
+    return 1 if count["failed"] else 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m workloads.round_trip",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--record", action="store_true", help="replace the lists of this kernel")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every trip there")
+    parser.add_argument("--verbose", "-v", action="store_true", help="say what was tried, too")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("pattern", nargs="*", metavar="PATTERN", help="entries, such as 'vm.*' (all)")
+    args = parser.parse_args(argv)
+    if args.record and args.pattern:
+        parser.error("--record needs all entries: leave PATTERN out")
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -20,10 +20,10 @@ examples (as root; qemu emulates, so nothing but root and the packages is needed
   python -m workloads.vm run --collect out.json -- .venv/bin/python -m workloads.round_trip --json out.json
   python -m workloads.vm stop
 
-`run` copies this checkout to the guest each time, so that a change of code needs no new image, runs COMMAND in it,
-and ends with COMMAND's exit status (124: --timeout is over; 1 with a line that begins with `vm:`: the machine
-failed). The machine stays up for the next one until `stop`; nothing that was changed in it outlives it.
-There: systemd as PID 1, cgroup v2 with all controllers, PSI, debugfs, an idle disk vdb, swap, an idle NIC
+`run` copies this checkout to the guest each time, so that a change of code needs no new image, runs COMMAND
+in it, and ends with COMMAND's exit status (124: --timeout is over; 1 after a line that begins with `vm:`: the
+machine failed). The machine stays up for the next one until `stop`; nothing that was changed in it outlives
+it. There: systemd as PID 1, cgroup v2 with all controllers, PSI, debugfs, an idle disk vdb, swap, an idle NIC
 with two queues (eth1), and no network outside.
 """
 
@@ -87,8 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--name", help="which machine: names do not touch each other (the checkout's directory)")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="build|run|shell|stop")
 
-    build = verbs.add_parser("build", parents=[cached, waits], help="make the image, and boot each kernel once")
-    build.add_argument("--kernel", choices=image.KERNELS, action="append", help="boot only this one (repeatable)")
+    build = verbs.add_parser(
+        "build", parents=[cached, waits], help="make the image, and boot each kernel once"
+    )
+    build.add_argument(
+        "--kernel", choices=image.KERNELS, action="append", help="boot only this one (repeatable)"
+    )
 
     run = verbs.add_parser("run", parents=[one, waits], help="run a command in a copy of this checkout")
     shell = verbs.add_parser("shell", parents=[one, waits], help="a root shell in the guest")

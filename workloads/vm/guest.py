@@ -148,7 +148,12 @@ class Machine:
             *("qemu-system-x86_64", "-name", self.directory.name, "-M", "q35", "-cpu", "max"),
             *("-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-m", str(MEMORY_MB)),
             *("-display", "none", "-nodefaults", "-daemonize", "-pidfile", str(self._pid)),
-            *("-kernel", str(self.image.kernel(self.release)), "-initrd", str(self.image.initrd(self.release))),
+            *(
+                "-kernel",
+                str(self.image.kernel(self.release)),
+                "-initrd",
+                str(self.image.initrd(self.release)),
+            ),
             *("-append", _APPEND, "-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{self._qmp},server=on,wait=off"),
             *("-drive", f"file={disk or self._disk},format=qcow2,if=virtio,cache=unsafe,snapshot={overlay}"),
@@ -193,7 +198,9 @@ class Machine:
                 raise VmError(f"qemu ended while the guest started; see {self.console}")
             return subprocess.run(self.ssh("true"), capture_output=True, check=False).returncode == 0
 
-        _wait(answers, patience_s, f"ssh in the guest ({self.release}) to answer; its console: {self.console}")
+        _wait(
+            answers, patience_s, f"ssh in the guest ({self.release}) to answer; its console: {self.console}"
+        )
 
     def ssh(self, command: str, *options: str) -> list[str]:
         """The command line that runs the shell text `command` in the guest."""
@@ -219,7 +226,9 @@ class Machine:
             self.ssh(shlex.join(command)), capture_output=True, text=True, check=False, timeout=BOOT_S
         )
         if check and done.returncode:
-            raise VmError(f"in the guest: {shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+            raise VmError(
+                f"in the guest: {shlex.join(command)}: {done.stderr.strip() or done.stdout.strip()}"
+            )
         return done.stdout.strip()
 
     def _drop_ssh(self) -> None:
@@ -248,9 +257,10 @@ class Machine:
                 raise VmError("the checkout could not be copied into the guest: see the lines above")
 
     def run(self, command: Sequence[str], timeout_s: float) -> int:
-        """The command's exit status (124: it ran out of time), in the copied checkout. Output passes through."""
-        bounded = f"cd /{HOME} && TUNED_SPEC_SPARE='vdb eth1' exec timeout -k 10 {timeout_s:.0f} {shlex.join(command)}"
-        return subprocess.run(self.ssh(bounded), check=False).returncode
+        """The command's exit status (124: out of time), in the copied checkout. Output passes through."""
+        bounded = shlex.join(("timeout", "-k", "10", f"{timeout_s:.0f}", *command))
+        there = f"cd /{HOME} && TUNED_SPEC_SPARE='vdb eth1' exec {bounded}"
+        return subprocess.run(self.ssh(there), check=False).returncode
 
     def collect(self, names: Sequence[str], checkout: Path) -> None:
         """Files and directories of the guest's checkout, back into this one."""

@@ -162,7 +162,8 @@ def built(cache: Path) -> Image:
     image = wanted(cache)
     if not image.disk.exists():
         raise VmError(
-            f"{image.directory}: no image for this checkout's requirements; run `python -m workloads.vm build`"
+            f"{image.directory}: no image for this checkout's requirements; "
+            "run `python -m workloads.vm build`"
         )
     return image
 
@@ -221,7 +222,9 @@ def _debian(tree: Path, scratch: Path, public_key: Path) -> None:
     home.mkdir(parents=True)
     for name in ("pyproject.toml", "requirements.lock", "README.md"):
         shutil.copy(CHECKOUT / name, home)
-    shutil.copytree(CHECKOUT / "tuned_spec", home / "tuned_spec", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        CHECKOUT / "tuned_spec", home / "tuned_spec", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (home / ".venv").symlink_to(f"/{VENV}")
     ssh = late / "root/.ssh"
     ssh.mkdir(mode=0o700)
