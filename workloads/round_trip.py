@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -87,7 +87,9 @@ def others(knob: Knob, now: Value) -> list[Value]:
         case KnobType.INTS, tuple():
             last = [(*now[:-1], value) for value in _near_and_far(knob, now[-1])]
             first = [(value, *now[1:]) for value in _near_and_far(knob, now[0])]
-            return [value for value in dict.fromkeys(last + first + _spread(knob, len(now))) if value != now]
+            found = [value for value in dict.fromkeys(last + first + _spread(knob, len(now))) if value != now]
+            rising = tuple(sorted(now)) == now  # min, default, max: kept in that order
+            return [value for value in found if not rising or tuple(sorted(value)) == value]
     raise AssertionError(f"{knob.id}: {now!r} is not of type {knob.type}")
 
 
@@ -331,7 +333,7 @@ def _interfaces() -> Iterator[None]:
 def tour(entries: Sequence[str], told: Callable[[Trip], None] = lambda _: None) -> list[Trip]:
     """Every entry in turn; `told` hears of each. The caller keeps other writers of this host's knobs away."""
     catalogue = load()
-    ours = [id for id in entries if _is_of_network(catalogue[id])]
+    ours = [id for id in entries if _is_of_network(catalogue[id], catalogue)]
     away = {trip.entry: trip for trip in _in_namespace(ours)} if ours else {}
     trips = []
     with (
@@ -349,8 +351,10 @@ def tour(entries: Sequence[str], told: Callable[[Trip], None] = lambda _: None) 
     return trips
 
 
-def _is_of_network(knob: Knob) -> bool:
-    return knob.per in OF_NETWORK or knob.scope == "netns"
+def _is_of_network(knob: Knob, catalogue: Mapping[str, Knob]) -> bool:
+    """Not where a partner is the host's: a namespace can read that, at most."""
+    scopes = {one.scope for one in (knob, *(catalogue[coupling.partner] for coupling in knob.coupled))}
+    return knob.per in OF_NETWORK or scopes == {"netns"}
 
 
 def _in_namespace(entries: Sequence[str]) -> list[Trip]:
@@ -388,25 +392,25 @@ class Skips(msgspec.Struct):
     skipped: dict[str, str]
 
 
-def allowed(kernel: str = KERNEL) -> Skips | None:
+def allowed(kernel: str = KERNEL, directory: Path = SKIPPED) -> Skips | None:
     """The list for that kernel, None where there is none."""
-    file = SKIPPED / f"{kernel}.yaml"
+    file = directory / f"{kernel}.yaml"
     if not file.exists():
         return None
     return msgspec.convert(yaml.safe_load(file.read_text()), Skips)
 
 
-def record(trips: Sequence[Trip]) -> None:
-    """Replace both lists of this kernel."""
-    lists = yaml.safe_load(TRIED.read_text()) if TRIED.exists() else {}
+def record(trips: Sequence[Trip], tried: Path = TRIED, skipped: Path = SKIPPED) -> None:
+    """Replace both lists of this kernel; those of other kernels stay."""
+    lists = yaml.safe_load(tried.read_text()) if tried.exists() else {}
     lists[KERNEL] = sorted(trip.entry for trip in trips if trip.status == "tried")
-    newest_last = sorted(lists, key=lambda kernel: [int(number) for number in kernel.split(".")])
-    text = yaml.safe_dump({kernel: lists[kernel] for kernel in newest_last}, sort_keys=False, width=110)
-    TRIED.write_text(_BY_US + text)
+    in_order = sorted(lists, key=lambda kernel: [int(number) for number in kernel.split(".")])
+    text = yaml.safe_dump({kernel: lists[kernel] for kernel in in_order}, sort_keys=False, width=110)
+    tried.write_text(_BY_US + text)
     skips = Skips(RELEASE, {trip.entry: trip.why for trip in trips if trip.status == "skipped"})
-    SKIPPED.mkdir(exist_ok=True)
-    text = yaml.safe_dump(msgspec.to_builtins(skips), width=110, allow_unicode=True)
-    (SKIPPED / f"{KERNEL}.yaml").write_text(_BY_US + text)
+    skipped.mkdir(exist_ok=True)
+    text = yaml.safe_dump(msgspec.to_builtins(skips), width=110)
+    (skipped / f"{KERNEL}.yaml").write_text(_BY_US + text)
 
 
 _BY_US = "# Written by `python -m workloads.round_trip --record`; see docs/kernels.md.\n"

@@ -47,7 +47,8 @@ class _Entry(msgspec.Struct):
 def load(directory: Path | None = None, tried: Path = TRIED) -> dict[str, Knob]:
     """Every knob by its id, from all *.yaml of `directory` (default: the shipped ones).
 
-    `tried` lists the entries that were tried on each kernel. CatalogueError lists every problem as `file:line: id.key: what; what to do`.
+    `tried` lists the entries that were tried on each kernel. CatalogueError lists every problem as
+    `file:line: id.key: what; what to do`.
     """
     directory = directory or SHIPPED
     problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""Run a command under another kernel: `python -m workloads.vm build|run|shell|stop`."""
+"""Run a command under another kernel: `python -m workloads.vm build|run|record|shell|stop`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ examples (as root; qemu emulates, so nothing but root and the packages is needed
   python -m workloads.vm run --kernel 6.1 -- .venv/bin/python -m pytest tests/knobs -m kernel
   python -m workloads.vm run -- sh -c 'cat /sys/fs/cgroup/cgroup.controllers; lsblk'
   python -m workloads.vm run --collect out.json -- .venv/bin/python -m workloads.round_trip --json out.json
+  python -m workloads.vm record                                 the lists of docs/kernels.md, on every kernel
   python -m workloads.vm stop
 
 `run` copies this checkout to the guest each time, so that a change of code needs no new image, runs COMMAND
@@ -26,6 +27,9 @@ machine failed). The machine stays up for the next one until `stop`; nothing tha
 it. There: systemd as PID 1, cgroup v2 with all controllers, PSI, debugfs, an idle disk vdb, swap, an idle NIC
 with two queues (eth1), and no network outside.
 """
+
+
+RECORD_S = 1800.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +50,8 @@ def _do(args: argparse.Namespace) -> int:
                 machine.prepare()
         print(built.directory)
         return 0
+    if args.verb == "record":
+        return max(_record(args, release) for release in args.kernel or image.KERNELS)
     name = args.name or args.checkout.resolve().name
     machine = Machine(image.built(args.cache), args.kernel, args.cache / f"machine-{name}-{args.kernel}")
     if args.verb == "stop":
@@ -62,6 +68,20 @@ def _do(args: argparse.Namespace) -> int:
         if args.collect:
             machine.collect(args.collect, args.checkout)
         return status
+
+
+def _record(args: argparse.Namespace, release: str) -> int:
+    """The round trip's lists for one kernel, brought back whatever came of it; the round trip's status."""
+    machine = Machine(image.built(args.cache), release, args.cache / f"machine-recording-{release}")
+    with machine.held(args.wait):
+        try:
+            machine.start()
+            machine.copy_in(image.CHECKOUT)
+            status = machine.run((".venv/bin/python", "-m", "workloads.round_trip", "--record"), RECORD_S)
+            machine.collect(("tuned_spec/knobs/tried.yaml", "tests/knobs/skipped"), image.CHECKOUT)
+        finally:
+            machine.stop()
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,14 +105,18 @@ def _parser() -> argparse.ArgumentParser:
         "--checkout", type=Path, default=image.CHECKOUT, metavar="DIR", help="what is copied in (%(default)s)"
     )
     one.add_argument("--name", help="which machine: names do not touch each other (the checkout's directory)")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="build|run|shell|stop")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="build|run|record|shell|stop")
 
     build = verbs.add_parser(
         "build", parents=[cached, waits], help="make the image, and boot each kernel once"
     )
-    build.add_argument(
-        "--kernel", choices=image.KERNELS, action="append", help="boot only this one (repeatable)"
+    record = verbs.add_parser(
+        "record", parents=[cached, waits], help="the round trip, and its lists into this checkout"
     )
+    for verb in (build, record):
+        verb.add_argument(
+            "--kernel", choices=image.KERNELS, action="append", help="only this one (repeatable)"
+        )
 
     run = verbs.add_parser("run", parents=[one, waits], help="run a command in a copy of this checkout")
     shell = verbs.add_parser("shell", parents=[one, waits], help="a root shell in the guest")
