@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -27,10 +29,16 @@ from typing import Any
 
 from workloads.vm.image import HOME, KERNELS, Image, VmError
 
-MEMORY_MB = 1536
+QEMU = "qemu-system-x86_64"
 BOOT_S = 300.0  # emulated, on a noisy host: 40 s when it is quiet
 ANSWER_S = 60.0
 END_S = 15.0
+_HARDWARE = (
+    *("-M", "q35", "-cpu", "max", "-smp", "2", "-m", "1536", "-accel", "tcg,thread=multi,tb-size=512"),
+    *("-display", "none", "-nodefaults", "-device", "virtio-rng-pci"),
+    *("-device", "virtio-net-pci,netdev=n0,romfile="),
+    *("-device", "virtio-net-pci,netdev=n1,romfile=,mq=on,vectors=6,mac=52:54:00:12:34:57"),
+)
 _APPEND = (
     "root=/dev/vda rw console=ttyS0 quiet psi=1 mitigations=off net.ifnames=0 "
     "systemd.unified_cgroup_hierarchy=1 transparent_hugepage=madvise"
@@ -46,8 +54,9 @@ class Machine:
         self.image, self.release, self.directory = image, release, directory
         self.console = directory / "console.log"
         self._pid, self._port, self._qmp = directory / "pid", directory / "port", directory / "qmp.sock"
-        self._state = image.directory / f"state-{release}"
-        self._disk = image.directory / f"root-{release}.qcow2"
+        fit = _fit()
+        self._state = image.directory / f"state-{release}-{fit}"
+        self._disk = image.directory / f"root-{release}-{fit}.qcow2"
 
     # ----------------------------------------------------------------------------- life
 
@@ -55,30 +64,15 @@ class Machine:
     def held(self, patience_s: float) -> Iterator[None]:
         """This machine for one command at a time; VmError when another has it for longer than that."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with (self.directory / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                user = f"process {lock.read().strip() or 'unknown'}"
-                _say(f"{self.directory.name} is used by {user}: waiting (or take another with --name)")
-
-                def free() -> bool:
-                    with suppress(BlockingIOError):
-                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        return True
-                    return False
-
-                _wait(free, patience_s, f"{user} to let go of {self.directory.name}")
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with _locked(self.directory / "lock", patience_s, "or take another machine with --name"):
             yield
 
     def start(self) -> None:
         """Running and reachable when this returns; from the saved state in a few seconds if there is one."""
         if self.pid():
-            return
+            if self._is_of_image():
+                return
+            self.stop()  # it is of another image, with other keys
         self.prepare()
         self._launch("-incoming", f"exec:cat {shlex.quote(str(self._state))}", snapshot=True)
         self._wait_for_ssh(ANSWER_S)
@@ -89,8 +83,13 @@ class Machine:
         """Boot once from cold, and keep memory and disk as they are then; nothing if that is done."""
         if self._state.exists():
             return
+        with _locked(self._state.with_name(f"{self._state.name}.lock"), BOOT_S, "it makes what is needed"):
+            if not self._state.exists():
+                self._boot()
+
+    def _boot(self) -> None:
         _say(f"first boot of {self.release}, to be kept")
-        half_disk, half_state = (file.with_suffix(".new") for file in (self._disk, self._state))
+        half_disk, half_state = (file.with_name(f"{file.name}.new") for file in (self._disk, self._state))
         half_disk.unlink(missing_ok=True)
         backing = ("-F", "qcow2", "-b", str(self.image.disk))
         _run("qemu-img", "create", "-q", "-f", "qcow2", *backing, str(half_disk))
@@ -140,30 +139,23 @@ class Machine:
             return 0
         return pid if mine else 0
 
+    def _is_of_image(self) -> bool:
+        return str(self.image.directory).encode() in Path(f"/proc/{self.pid()}/cmdline").read_bytes()
+
     def _launch(self, *more: str, snapshot: bool, disk: Path | None = None) -> None:
         port = _free_port()
         overlay = "on" if snapshot else "off"
         queues = _tap(2)
         command = [
-            *("qemu-system-x86_64", "-name", self.directory.name, "-M", "q35", "-cpu", "max"),
-            *("-accel", "tcg,thread=multi,tb-size=512", "-smp", "2", "-m", str(MEMORY_MB)),
-            *("-display", "none", "-nodefaults", "-daemonize", "-pidfile", str(self._pid)),
-            *(
-                "-kernel",
-                str(self.image.kernel(self.release)),
-                "-initrd",
-                str(self.image.initrd(self.release)),
-            ),
-            *("-append", _APPEND, "-serial", f"file:{self.console}"),
+            *(QEMU, "-name", self.directory.name, *_HARDWARE, "-daemonize", "-pidfile", str(self._pid)),
+            *("-kernel", str(self.image.kernel(self.release)), "-append", _APPEND),
+            *("-initrd", str(self.image.initrd(self.release)), "-serial", f"file:{self.console}"),
             *("-qmp", f"unix:{self._qmp},server=on,wait=off"),
             *("-drive", f"file={disk or self._disk},format=qcow2,if=virtio,cache=unsafe,snapshot={overlay}"),
             *("-drive", f"file={self.image.spare},format=raw,if=virtio,cache=unsafe,snapshot=on"),
             *("-drive", f"file={self.image.swap},format=raw,if=virtio,cache=unsafe,snapshot=on"),
             *("-netdev", f"user,id=n0,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
-            *("-device", "virtio-net-pci,netdev=n0,romfile="),
             *("-netdev", f"tap,id=n1,vhost=off,fds={':'.join(map(str, queues))}"),
-            *("-device", "virtio-net-pci,netdev=n1,romfile=,mq=on,vectors=6,mac=52:54:00:12:34:57"),
-            *("-device", "virtio-rng-pci"),
             *more,
         ]
         self._port.write_text(str(port))
@@ -313,9 +305,37 @@ def _tap(queues: int) -> list[int]:
                 raise VmError("cannot return to the network namespace of before")
 
 
+def _fit() -> str:
+    """What a saved state can be loaded by: this hardware, and this qemu."""
+    version = _run(QEMU, "--version") if shutil.which(QEMU) else ""
+    return hashlib.sha256(repr((_HARDWARE, _APPEND, version)).encode()).hexdigest()[:8]
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
+
+
+@contextmanager
+def _locked(file: Path, patience_s: float, hint: str) -> Iterator[None]:
+    """The lock of that file, which holds the pid of who has it."""
+    with file.open("a+") as lock:
+
+        def taken() -> bool:
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            return False
+
+        if not taken():
+            lock.seek(0)
+            holder = f"process {lock.read().strip() or 'unknown'}"
+            _say(f"waiting for {holder}, which has {file} ({hint})")
+            _wait(taken, patience_s, f"{holder} to let go of {file}")
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def _wait(done: Callable[[], bool], patience_s: float, what: str) -> None:

@@ -82,6 +82,15 @@ ExecStart=ip link set eth0 up
 [Install]
 WantedBy=multi-user.target
 """,
+    # What a host with such a policy would have loaded at boot; a kernel may lack some.
+    "etc/systemd/system/vm-modules.service": """\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=-modprobe -aq tcp_bbr nf_conntrack bfq kyber-iosched sch_fq sch_fq_codel sch_cake
+[Install]
+WantedBy=multi-user.target
+""",
     # systemd turns a controller on for a cgroup only while a unit below it wants it.
     "etc/systemd/system/vm-controllers.service": """\
 [Service]
@@ -96,7 +105,7 @@ WantedBy=multi-user.target
 
 _FINISH = f"""\
 set -e
-systemctl enable vm-net.service vm-controllers.service
+systemctl enable vm-net.service vm-controllers.service vm-modules.service
 systemctl disable systemd-timesyncd.service apt-daily.timer apt-daily-upgrade.timer || true
 systemctl mask dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer
 python3 -m venv /{VENV}
