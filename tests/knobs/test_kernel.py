@@ -18,8 +18,7 @@ from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs.adapters import Adapter, adapters
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
-from tuned_spec.model import CouplingKind, Knob, KnobType, Receipt, Value
-from workloads.round_trip import is_off, others
+from tuned_spec.model import CouplingKind, Knob, KnobType, Receipt, Risk, Value
 
 pytestmark = [
     pytest.mark.kernel,
@@ -74,6 +73,39 @@ def restored(request: pytest.FixtureRequest) -> Iterator[None]:
     assert {id: adapter_of(KNOBS[id]).read_text(KNOBS[id]) for id in before} == {
         id: text for id, (_, text) in before.items()
     }
+
+
+def is_off(knob: Knob, value: Value) -> bool:
+    """A 0 that the kernel shows while the partner rules, and that cannot be written."""
+    return value == 0 and any(coupling.kind is CouplingKind.ZEROES for coupling in knob.coupled)
+
+
+def others(knob: Knob, now: Value) -> list[Value]:
+    """Some legal values other than the live one; near ones only where a wrong one loses memory."""
+    match knob.type, now:
+        case KnobType.BOOL, int():
+            return [1 - now]
+        case KnobType.CHOICE, str():
+            return [word for word in knob.choices if word != now]
+        case KnobType.WORDS, str():
+            return [word for word in now.split() if word != now]
+        case KnobType.INT, int():
+            assert knob.low is not None and knob.high is not None
+            near = [now - 1, now + 1]
+            far = [] if knob.risk is Risk.HIGH else [knob.low, knob.low + 1, (knob.low + now) // 2, knob.high]
+            return [
+                value
+                for value in dict.fromkeys(near + far)
+                if knob.low <= value <= knob.high and value != now
+            ]
+        case KnobType.INTS, tuple():
+            assert knob.low is not None and knob.high is not None
+            low, high, last = knob.low, knob.high, len(now) - 1
+            return [
+                tuple(low + step + (high - low - 2 * step) * i // last for i in range(len(now)))
+                for step in (0, 1)
+            ]
+    raise AssertionError(f"{knob.id}: {now!r} is not of type {knob.type}")
 
 
 @every_knob
