@@ -204,6 +204,8 @@ class Road:
             try:
                 self._ledger.apply(OURS, OURS, (Write(knob.id, value),))
             except KnobRefused as error:
+                if error.what.startswith("irreversible"):
+                    return Trip(entry, "skipped", knob.id, before, why=f"{_placeless(str(error), knob)}")
                 refused = error
                 continue
             shown, written = self._ledger.value(knob.id), self._text(knob.id)

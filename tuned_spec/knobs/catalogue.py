@@ -21,13 +21,13 @@ from .adapters import KINDS, is_inside
 
 SHIPPED = Path(__file__).parent / "catalogue"
 TRIED = Path(__file__).parent / "tried.yaml"  # kernel -> entries; written by the round trip
+_NOT_WRITTEN = {"id", "instance", "tried"}  # the key, the host's, the list's
 SCOPES = ("host", "netns")
 
 # The C parser takes a fifth of the time; PyYAML may be built without it.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Knob)}
-_NOT_WRITTEN = {"id", "instance", "tried"}  # the key, the host's, the list's
 _REQUIRED = [name for name, field in _FIELDS.items() if field.required and name != "id"]
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_-]+)+")
 
