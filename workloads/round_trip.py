@@ -152,8 +152,7 @@ class Road:
             return [knob]
         # Selectors of tasks are not enumerated.
         names = (f"exe={OURS}",) if knob.per == "task" else self._catalogue.instances(entry)
-        chosen = [self._catalogue[f"{entry}@{name}"] for name in names if self._may_try(knob.per, name)]
-        return [self._catalogue[one.id] for each in chosen for one in self._adapter(each).members(each)]
+        return [self._catalogue[f"{entry}@{name}"] for name in names if self._may_try(knob.per, name)]
 
     def _may_try(self, per: str, name: str) -> bool:
         match per:
