@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,18 @@ MOST = 12  # instances of one entry that are looked at until one can be tried
 NAMESPACE_S = 900.0
 SCHEDULERS = ("none", "mq-deadline", "kyber", "bfq")  # a loop device for each, with what it has to tune
 QDISCS = ("pfifo", "bfifo", "fq", "fq_codel", "cake")  # likewise, a dummy interface
+# `per` of what is made for the trip or is spare: even a value of high risk does no harm.
+SPARE = ("disk", "nic", "queue", "cgroup", "cgroup_disk", "task")
+OF_DRIVERS = ("disk", "nic", "queue")  # here a driver may take no value but its own
+# Kept in ticks of the kernel, of at most 10 ms, and rounded up to one: how long they are, no file shows.
+TICK_MS = 10
+IN_TICKS = (
+    "block.bfq.timeout_sync",
+    "block.mq_deadline.prio_aging_expire",
+    "block.mq_deadline.read_expire",
+    "block.mq_deadline.write_expire",
+    "mglru.min_ttl_ms",
+)
 OF_NETWORK = ("nic", "queue", "netns")  # `per` of what is tried in a network namespace
 
 
@@ -98,7 +111,8 @@ def _near_and_far(knob: Knob, now: int) -> list[int]:
     high = UNLIMITED if knob.high is None else knob.high
     # Beside "max" there is nothing near: any number that the range allows will do.
     near = [now - knob.quantum, now + knob.quantum] if now < UNLIMITED else [min(high, 1 << 30)]
-    far = [] if knob.risk is Risk.HIGH else [low, low + knob.quantum, (low + now) // 2, high]
+    # A ring of a NIC has a power of two.
+    far = [] if knob.risk is Risk.HIGH else [now // 2, now * 2, low, low + knob.quantum, high]
     return [value for value in dict.fromkeys(near + far) if low <= value <= high]
 
 
@@ -138,32 +152,33 @@ class Road:
         """One entry there and back, by the first of its instances that can be tried."""
         knobs = self._concrete(entry)
         if not knobs:
-            return Trip(entry, "skipped", why=f"absent: no {self._catalogue[entry].per} that serves nobody")
+            return Trip(
+                entry, "skipped", why=f"absent: no {self._catalogue[entry].per} here that may be tried has it"
+            )
         trips: list[Trip] = []
         for knob in knobs[:MOST]:
             trips.append(self._one(entry, knob))
             if trips[-1].status == "tried" or trips[-1].why.startswith(_LEFT):
                 return trips[-1]
-        return min(trips, key=lambda trip: trip.status != "failed")
+        # What one instance refused says more than that another has no such knob.
+        return min(trips, key=lambda trip: (trip.status != "failed", trip.why.startswith("absent")))
 
     def _concrete(self, entry: str) -> list[Knob]:
         knob = self._catalogue[entry]
         if not knob.per:
             return [knob]
-        # Selectors of tasks are not enumerated.
-        names = (f"exe={OURS}",) if knob.per == "task" else self._catalogue.instances(entry)
-        return [self._catalogue[f"{entry}@{name}"] for name in names if self._may_try(knob.per, name)]
-
-    def _may_try(self, per: str, name: str) -> bool:
-        match per:
-            case "disk":
-                return name in self._spare
+        match knob.per:
+            case "task":  # a selector, never enumerated
+                names = [f"exe={OURS}"]
+            case "disk":  # loop devices are no host's to tune, so they are not enumerated
+                names = sorted(self._spare)
             case "cgroup":
-                return name == OURS
+                names = [OURS]
             case "cgroup_disk":
-                cgroup, _, disk = name.rpartition(":")
-                return cgroup == OURS and disk in self._spare
-        return True  # of what a network has, all is spare in a namespace of its own
+                names = [f"{OURS}:{disk}" for disk in sorted(self._spare)]
+            case _:  # of what a network has, all is spare in a namespace of its own
+                names = list(self._catalogue.instances(entry))
+        return [self._catalogue[f"{entry}@{name}"] for name in names]
 
     def _adapter(self, knob: Knob) -> Adapter:
         return self._adapters[knob.adapter]
@@ -195,28 +210,43 @@ class Road:
 
     def _there(self, entry: str, knob: Knob) -> Trip:
         now, before = self._ledger.value(knob.id), self._text(knob.id)
-        refused: KnobRefused | None = None
-        for value in others(knob, now):
+        refused: list[KnobRefused] = []
+        for value in others(msgspec.structs.replace(knob, risk=Risk.LOW) if knob.per in SPARE else knob, now):
             foretold = self._adapter(knob).canonical(knob, value)
             if foretold == now and not knob.stateless:
                 continue
             try:
                 self._ledger.apply(OURS, OURS, (Write(knob.id, value),))
             except KnobRefused as error:
-                if error.what.startswith("irreversible"):
-                    return Trip(entry, "skipped", knob.id, before, why=f"{_placeless(str(error), knob)}")
-                refused = error
+                if error.what.startswith(_BEFOREHAND):
+                    return Trip(entry, "skipped", knob.id, before, why=_placeless(error.what, knob))
+                refused.append(error)
                 continue
             shown, written = self._ledger.value(knob.id), self._text(knob.id)
-            if shown != foretold:
+            if shown == now and entry in IN_TICKS:
+                continue
+            if shown != foretold and not (entry in IN_TICKS and _is_next_tick(value, shown)):
                 why = f"{value!r} was written, {foretold!r} was foretold, the kernel shows {shown!r}"
                 return Trip(entry, "failed", knob.id, before, written, why)
             return Trip(entry, "tried", knob.id, before, written)
+        if refused and knob.per in OF_DRIVERS:
+            return Trip(
+                entry, "skipped", knob.id, before, why=f"no_other_value: {_placeless(str(refused[0]), knob)}"
+            )
         if refused:
-            return Trip(entry, "failed", knob.id, before, why=f"no value is taken: {refused}")
-        return Trip(entry, "skipped", knob.id, before, why=f"no_other_value: this host has only {before}")
+            told = "; ".join(str(error) for error in refused)
+            return Trip(entry, "failed", knob.id, before, why=f"no value is taken: {told}")
+        return Trip(
+            entry, "skipped", knob.id, before, why="no_other_value: none that is legal, or none near it"
+        )
 
 
+def _is_next_tick(value: Value, shown: Value) -> bool:
+    return isinstance(value, int) and isinstance(shown, int) and value <= shown < value + TICK_MS
+
+
+# The ledger's words for what it refuses before anything is written.
+_BEFOREHAND = ("irreversible", "read_only", "absent")
 _BACK = ("restored", "unchanged")
 _LEFT = "not put back: "
 
@@ -252,11 +282,13 @@ def _process(scratch: Path) -> Iterator[int]:
     program = scratch / OURS
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
-    with subprocess.Popen([program, "infinity"]) as process:
-        try:
-            yield process.pid
-        finally:
-            process.kill()
+    # By way of a shell that ends: our own children are not for us to tune.
+    start = ("sh", "-c", '"$0" infinity >/dev/null 2>&1 & echo $!', program)
+    pid = int(subprocess.run(start, capture_output=True, text=True, check=True).stdout)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
@@ -270,6 +302,9 @@ def _cgroup(pid: int) -> Iterator[None]:
     own = top / OURS
     own.mkdir()
     try:
+        for file in ("cpuset.cpus", "cpuset.mems"):
+            if (own / file).exists():  # with a process in it, none can be emptied again
+                (own / file).write_text((own / f"{file}.effective").read_text())
         (own / "cgroup.procs").write_text(str(pid))
         yield
     finally:
