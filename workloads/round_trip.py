@@ -57,15 +57,17 @@ QDISCS = ("pfifo", "bfifo", "fq", "fq_codel", "cake")  # likewise, a dummy inter
 # `per` of what is made for the trip or is spare: even a value of high risk does no harm.
 SPARE = ("disk", "nic", "queue", "cgroup", "cgroup_disk", "task")
 OF_DRIVERS = ("disk", "nic", "queue")  # here a driver may take no value but its own
-# Kept in ticks of the kernel, of at most 10 ms, and rounded up to one: how long they are, no file shows.
-TICK_MS = 10
-IN_TICKS = (
-    "block.bfq.timeout_sync",
-    "block.mq_deadline.prio_aging_expire",
-    "block.mq_deadline.read_expire",
-    "block.mq_deadline.write_expire",
-    "mglru.min_ttl_ms",
-)
+# Entry -> by less than how much the kernel rounds up: to its ticks, whose length (1 to 10 ms) no file shows;
+# to the shortest slice that there is.
+ROUNDED_UP = {
+    "block.bfq.timeout_sync": 10,
+    "block.mq_deadline.prio_aging_expire": 10,
+    "block.mq_deadline.read_expire": 10,
+    "block.mq_deadline.write_expire": 10,
+    "mglru.min_ttl_ms": 10,
+    "task.slice_us": 100,
+}
+ONLINE = Path("/sys/devices/system/cpu/online")
 OF_NETWORK = ("nic", "queue", "netns")  # `per` of what is tried in a network namespace
 
 
@@ -94,7 +96,8 @@ def others(knob: Knob, now: Value) -> list[Value]:
         case KnobType.WORDS, str():
             return [word for word in now.split() if word != now]
         case KnobType.CPUS | KnobType.CPUMASK, str():
-            return [one for one in dict.fromkeys(["0", "1", *re.findall("[0-9]+", now)]) if one != now]
+            all_of_them = ONLINE.read_text() if knob.unit.startswith("cpu") else now
+            return [one for one in dict.fromkeys(["0", *re.findall("[0-9]+", all_of_them)]) if one != now]
         case KnobType.INT, int():
             return [value for value in _near_and_far(knob, now) if value != now]
         case KnobType.INTS, tuple():
@@ -135,7 +138,7 @@ def is_off(knob: Knob, value: Value) -> bool:
 class Road:
     """What a trip needs: the real catalogue, adapters and ledger, with a journal in `directory`.
 
-    `spare` names what may be tried where a host has one for each disk, cgroup and so on.
+    `spare` names the disks that may be tried.
     """
 
     def __init__(self, directory: Path, spare: Collection[str]) -> None:
@@ -223,9 +226,9 @@ class Road:
                 refused.append(error)
                 continue
             shown, written = self._ledger.value(knob.id), self._text(knob.id)
-            if shown == now and entry in IN_TICKS:
+            if shown == now and entry in ROUNDED_UP:
                 continue
-            if shown != foretold and not (entry in IN_TICKS and _is_next_tick(value, shown)):
+            if shown != foretold and not _is_rounded_up(entry, value, shown):
                 why = f"{value!r} was written, {foretold!r} was foretold, the kernel shows {shown!r}"
                 return Trip(entry, "failed", knob.id, before, written, why)
             return Trip(entry, "tried", knob.id, before, written)
@@ -241,8 +244,9 @@ class Road:
         )
 
 
-def _is_next_tick(value: Value, shown: Value) -> bool:
-    return isinstance(value, int) and isinstance(shown, int) and value <= shown < value + TICK_MS
+def _is_rounded_up(entry: str, value: Value, shown: Value) -> bool:
+    most = ROUNDED_UP.get(entry, 0)
+    return isinstance(value, int) and isinstance(shown, int) and value <= shown < value + most
 
 
 # The ledger's words for what it refuses before anything is written.
@@ -261,11 +265,12 @@ def _placeless(what: str, knob: Knob) -> str:
 
 @contextmanager
 def spare() -> Iterator[set[str]]:
-    """The names of devices that may be tried; beside them a cgroup and a process, both called OURS.
+    """The names of disks that may be tried; beside them a cgroup and a process, both called OURS.
 
     What cannot be made here is left out: the entries that need it are then skipped.
     """
-    names = set(os.environ.get("TUNED_SPEC_SPARE", "").split())
+    devices = os.environ.get("TUNED_SPEC_SPARE", "").split()
+    names = {name for name in devices if (Path("/sys/block") / name).exists()}
     with ExitStack() as made:
         scratch = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="tuned-spec-")))
         pid = made.enter_context(_process(scratch))

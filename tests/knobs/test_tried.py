@@ -97,7 +97,8 @@ VALUES: list[tuple[Knob, Value, Value]] = [  # knob, live value, what is tried f
     (a_knob(KnobType.CHOICE, choices=("a", "b")), "a", "b"),
     (a_knob(KnobType.WORDS), "reno cubic", "reno"),
     (a_knob(KnobType.CPUS), "", "0"),
-    (a_knob(KnobType.CPUS), "0", "1"),
+    (a_knob(KnobType.CPUS), "0-3", "0"),
+    (a_knob(KnobType.CPUS), "2-3", "0"),
 ]
 
 
