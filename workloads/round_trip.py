@@ -17,6 +17,7 @@ tried into tuned_spec/knobs/tried.yaml and what was skipped into tests/knobs/ski
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import signal
@@ -232,7 +233,7 @@ class Road:
                 why = f"{value!r} was written, {foretold!r} was foretold, the kernel shows {shown!r}"
                 return Trip(entry, "failed", knob.id, before, written, why)
             return Trip(entry, "tried", knob.id, before, written)
-        if refused and knob.per in OF_DRIVERS:
+        if refused and (knob.per in OF_DRIVERS or all(error.code in _UNSUPPORTED for error in refused)):
             return Trip(
                 entry, "skipped", knob.id, before, why=f"no_other_value: {_placeless(str(refused[0]), knob)}"
             )
@@ -249,6 +250,8 @@ def _is_rounded_up(entry: str, value: Value, shown: Value) -> bool:
     return isinstance(value, int) and isinstance(shown, int) and value <= shown < value + most
 
 
+# What is shown and cannot work here; ENOTSUPP (524) is the kernel's own number, for no user to see.
+_UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENODEV, 524)
 # The ledger's words for what it refuses before anything is written.
 _BEFOREHAND = ("irreversible", "read_only", "absent")
 _BACK = ("restored", "unchanged")
@@ -256,8 +259,8 @@ _LEFT = "not put back: "
 
 
 def _placeless(what: str, knob: Knob) -> str:
-    """A reason without the name of the instance, which is another one the next time."""
-    return what.replace(knob.instance, "*") if knob.instance else what
+    """A reason without the name or number of the instance, which is another one the next time."""
+    return re.sub(r"(?<=:)\d+(?=/)", "*", what.replace(knob.instance, "*")) if knob.instance else what
 
 
 # ------------------------------------------------------------------- what serves nobody

@@ -45,14 +45,15 @@ TOOLS = {
     "ssh-keygen": "openssh-client",
 }
 
-# Before any package is configured: an initramfs with what the virtual disk needs and nothing else.
+# Before any package is configured: an initramfs with what the virtual disk needs, and the virtual network cards,
+# so that they come first and are eth0 and eth1.
 _EARLY = {
     "etc/initramfs-tools/conf.d/vm": "MODULES=list\nCOMPRESS=zstd\n",
     "etc/initramfs-tools/hooks/vm": """\
 #!/bin/sh
 [ "$1" = prereqs ] && exit 0
 . /usr/share/initramfs-tools/hook-functions
-manual_add_modules virtio_pci virtio_blk ext4
+manual_add_modules virtio_pci virtio_blk virtio_net ext4
 """,
 }
 
