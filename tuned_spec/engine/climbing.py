@@ -88,8 +88,9 @@ class Climbing(Trials):
     def applied(self, event: Applied) -> None:
         super().applied(event)
         trial = self.state.trials.get(event.trial)
-        if trial is not None and trial.phase is Phase.CLIMBING:
-            self.open_window(trial)
+        if trial is not None and trial.phase is Phase.CLIMBING and trial.climb is not None:
+            values = {write.knob: write.value for write in event.after}
+            self.open_window(self.put(replace(trial, climb=search.wrote(trial.climb, values))))
 
     def open_window(self, trial: Trial) -> None:
         climb = self.state.setup.climb(trial.proposal.rule)
@@ -129,7 +130,7 @@ class Climbing(Trials):
         """At its best: the actor judges it against where the search began."""
         self.state = replace(self.state, climbs={**self.state.climbs, trial.proposal.rule: memory})
         self.note("climbed", trial, writes=rest.writes, what=rest.why, windows=memory.count)
-        if rest.writes == trial.before:
+        if memory.silent or rest.writes == trial.before:
             self.rest(trial)
             self.revert(trial, f"the search found nothing better: {rest.why}", tell=False)
             return

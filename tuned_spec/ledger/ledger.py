@@ -115,6 +115,8 @@ class Ledger:
                     )
                 self.value(partner)
             except KnobError as e:
+                if isinstance(e, KnobAbsent) and kind is CouplingKind.RESETS:
+                    continue  # another kernel's, or another I/O scheduler's: nothing to lose
                 return Refusal("irreversible", knob, f"changes {partner}, which cannot be read: {e}")
         return None
 
@@ -282,7 +284,7 @@ class Ledger:
         wanted: dict[str, None] = {}
         for write in writes:
             wanted[write.knob] = None
-            wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if k is not _ORDERED)
+            wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if self._is_in(p, k))
         rows: list[Row] = []
         texts: dict[str, str] = {}
         for knob in wanted:
@@ -303,6 +305,13 @@ class Ledger:
                 texts[knob] = self._ours(row)
             rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
         return rows, texts
+
+    def _is_in(self, partner: str, kind: CouplingKind) -> bool:
+        """Whether a partner belongs to the before-image: one that is reset and not here has no value."""
+        if kind is not CouplingKind.RESETS or self._managed(partner):
+            return kind is not CouplingKind.ORDERED
+        entry = self._knob(partner)
+        return self._adapters[entry.adapter].probe(entry).present
 
     def _ours(self, row: Row) -> str:
         """What a managed knob shows now; KnobRefused if that is somebody else's."""
@@ -430,7 +439,7 @@ class Ledger:
         return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
-        values = {knob: self._parsed(text, knob) for knob, text in texts.items()}
+        values = {knob: self._parsed(text, knob) for knob, text in texts.items() if text != repair.ABSENT}
         return tuple(
             Write(knob, value)
             for knob, value in values.items()
@@ -447,9 +456,6 @@ class Ledger:
             ForeignWrite(row.knob, self._parsed(row.ours, row.knob), self._parsed(found, row.knob))
             for row, found in theirs
         )
-
-
-_ORDERED = CouplingKind.ORDERED
 
 
 def _is_foreign(row: Row, found: str) -> bool:

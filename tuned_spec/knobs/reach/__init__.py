@@ -21,7 +21,12 @@ from typing import Any
 
 from . import files
 
-MODULES: dict[str, str] = {}  # what stands before the colon -> the module beside this one
+# what stands before the colon -> the module beside this one
+MODULES: dict[str, str] = {
+    "held": "held",
+    "netns": "netns",
+    "words": "words",
+}
 
 
 def read(address: str) -> str:
@@ -76,8 +81,30 @@ def _inode(path: str) -> str:
     return str(os.stat(path).st_ino)
 
 
+def _diskseq(disk: str) -> str:
+    return files.read(f"/sys/block/{disk}/diskseq")
+
+
+def _ifindex(nic: str) -> str:
+    return files.read(f"/sys/class/net/{nic}/ifindex")
+
+
+def _irq(number: str) -> str:
+    """Who handles it: each has a directory in that of the number."""
+    return ",".join(sorted(entry.name for entry in os.scandir(f"/proc/irq/{number}") if entry.is_dir()))
+
+
+def _start(pid: str) -> str:
+    """When the process was started, in ticks: the 22nd field, counted from behind the name."""
+    return files.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
+
+
 # scheme -> the value that is at that place now; OSError if nothing is
 IDENTITIES: dict[str, Callable[[str], str]] = {
     "netns": _netns,
     "inode": _inode,
+    "diskseq": _diskseq,
+    "ifindex": _ifindex,
+    "irq": _irq,
+    "start": _start,
 }
