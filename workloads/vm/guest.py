@@ -4,8 +4,8 @@ Owns the qemu process and the directory that describes it (`machine-NAME` in the
 machine does is kept: its disks are overlays that vanish with it. Must not know what is run inside.
 
 A machine has a root disk, an idle disk (vdb), swap (vdc), a NIC for ssh (eth0), an idle one with two queues
-(eth1), and idle ones whose drivers take other settings (eth2, and eth3 where the kernel has its driver): what is
-tuned on SPARE harms nobody.
+(eth1), and idle ones whose drivers take other settings (eth2, and eth3 where the kernel has its driver): what
+is tuned on SPARE harms nobody.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ TOOLS = {
     "ssh-keygen": "openssh-client",
 }
 
-# Before any package is configured: an initramfs with what the virtual disk needs, and the virtual network cards,
-# so that they come first and are eth0 and eth1.
+# Before any package is configured: an initramfs with what the virtual disk needs, and the virtual network
+# cards, so that they come first and are eth0 and eth1.
 _EARLY = {
     "etc/initramfs-tools/conf.d/vm": "MODULES=list\nCOMPRESS=zstd\n",
     "etc/initramfs-tools/hooks/vm": """\
