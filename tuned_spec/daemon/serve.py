@@ -85,6 +85,7 @@ LONGEST_WAIT_S = 5.0
 PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
+DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -195,6 +196,7 @@ class Daemon:
         self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
         for trigger in self.triggers:
             self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
+        self.on(self.hands.aside.fileno(), select.EPOLLIN, self.come_back)
         watch = self.hands.watch.fileno()
         if watch is not None:
             self.on(watch, select.EPOLLIN, self.foreign_hand)
@@ -329,6 +331,10 @@ class Daemon:
         share = max(trigger.share, observation.values.get(trigger.name, 0.0))
         self.dispatch(Observed(observation.t, observation.values | {trigger.name: share}))
         self.next_tick = min(self.next_tick, clock() + BUSY_S)
+
+    def come_back(self, _mask: int) -> None:
+        for event in self.hands.come_back():
+            self.dispatch(event)
 
     def foreign_hand(self, _mask: int) -> None:
         for event in self.hands.foreign():
@@ -515,6 +521,11 @@ class Daemon:
         sd_notify("STOPPING=1")
         for client in tuple(self.control.clients.values()):
             self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
+        # A write that blocks is waited for, but not for ever: the repair compares what is left in doubt.
+        patience = clock() + DOUBT_S
+        while self.hands.aside.under_way and clock() < patience:
+            select.select([self.hands.aside], [], [], patience - clock())
+            self.come_back(0)
         self.dispatch(Stop(clock(), self.stop_why))
         data: dict[str, object] = {"why": self.stop_why, "outcomes": self.hands.reverted}
         self.record(Record("stop", clock(), data=data))

@@ -17,7 +17,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import blocks, caps, cpus, namespaces, reach, text
+from . import blocks, caps, cgroups, cpus, namespaces, reach, text
 from .facts import host_facts
 
 
@@ -91,6 +91,7 @@ KINDS: dict[str, Kind] = {
     "debugfs": Kind(below(PLACES["debugfs"])),
     "feature": Kind(below("sys/kernel/debug", "words")),
     "block": Kind(below("sys"), blocks.disks, blocks.identity, facts=blocks.facts),
+    "cgroup": Kind(cgroups.address, cgroups.instances, cgroups.identity),
     "cpu": Kind(
         below("sys/devices/system/cpu"), cpus.found("sys/devices/system/cpu"), facts=cpus.frequencies
     ),
@@ -242,7 +243,8 @@ class Adapter:
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
-        return KnobRefused(knob.id, op, f"{address}: {os.strerror(code)}", code, _FILE_HINTS.get(code, ""))
+        what = f"{address}: {error.strerror or os.strerror(code)}"
+        return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))
 
 
 # ---------------------------------------------------------------------------------- details

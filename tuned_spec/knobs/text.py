@@ -20,6 +20,7 @@ def parse(knob: Knob, text: str) -> Value:
     Ranges and choices are not asked: the live value of a newer kernel may lie outside the
     catalogue and must still be read, and put back.
     """
+    text = text.partition("(")[0]  # remarks of reach.unit
     words = text.split()
     match knob.type:
         case KnobType.INT:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
+from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobInDoubt, KnobRefused
 from tuned_spec.knobs import reach
 from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.ledger import repair
@@ -49,6 +49,28 @@ class Applied(Frozen, frozen=True):
     seconds: float
 
 
+class Change:
+    """One `apply` under way. `finish` says what came of it; until then only `carry_out` fills it in."""
+
+    def __init__(
+        self,
+        trial: str,
+        writes: Writes,
+        start: float,
+        rows: list[Row],
+        texts: Mapping[str, str],
+        was: Mapping[str, Row | None],
+        receipts: Collection[Receipt],
+    ) -> None:
+        self.trial, self.writes, self.start = trial, writes, start
+        self.rows = rows  # of all knobs in it, with every text that they may show
+        self.texts, self.was = texts, was  # what they showed, and their rows, before it
+        self.receipts = receipts
+        self.settled: list[Row] = []
+        self.error: KnobError | JournalError | OSError | None = None
+        self.failed: dict[str, str] = {}  # knob -> why it could not be taken back
+
+
 class Ledger:
     """`clock` gives seconds (for Applied.seconds); `checkpoint` is called with a name at every boundary
     where dying must be harmless, for tests that die there.
@@ -66,6 +88,9 @@ class Ledger:
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = Couplings(catalogue)
         self._places: dict[str, tuple[str, int]] = {}
+        self._under_way: set[str] = (
+            set()
+        )  # groups that a change in another thread has: nobody else writes them
 
     # ------------------------------------------------------------------------------- reading
 
@@ -129,6 +154,15 @@ class Ledger:
         KnobRefused is raised. KnobRefused also before any write: no way back (see `reversible`), the knob
         is another open trial's, or somebody else's value is on it. JournalError: nothing was written.
         """
+        change = self.begin(trial, rule, writes)
+        self.carry_out(change)
+        return self.finish(change)
+
+    def begin(self, trial: str, rule: str, writes: Writes, *, aside: bool = False) -> Change:
+        """`apply` up to the first write; the errors before any write are raised here.
+
+        With `aside` the caller carries it out in another thread: its knobs are in doubt until `finish`.
+        """
         start = self._clock()
         writes = self._written(writes)
         rows, texts = self._before(trial, rule, writes)
@@ -137,33 +171,57 @@ class Ledger:
         intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
         was = {row.knob: self._managed(row.knob) for row in rows}
         self._checkpoint("apply:before_intent")
-        receipts = self._journal.intend(intent, asked)
+        doubtful = [row._replace(status=RowStatus.IN_DOUBT.value) for row in intent] if aside else intent
+        receipts = self._journal.intend(doubtful, asked)
         self._checkpoint("apply:after_intent")
+        if aside:
+            self._under_way.update(row.group for row in intent)
+        return Change(trial, writes, start, intent, texts, was, receipts)
+
+    def carry_out(self, change: Change) -> None:
+        """The writes, and what they leave; refused ones are taken back. It touches no journal, and never
+        raises for a knob: `finish` does, in the thread that has the journal."""
         try:
-            self._prove([row for row in intent if was[row.knob] is None])
-            self._write(receipts)
+            self._prove([row for row in change.rows if change.was[row.knob] is None])
+            self._write(change.receipts)
             self._checkpoint("apply:after_write")
-            settled = [r._replace(ours=repair.read(r), pending="") for r in intent]
+            change.settled = [row._replace(ours=repair.read(row), pending="") for row in change.rows]
             self._checkpoint("apply:after_read_back")
-            self._journal.settle(settled)
-        except (KnobError, JournalError, OSError) as e:
-            if failed := self._undo(intent, texts, was):
-                knob, why = next(iter(failed.items()))
-                hint = "the next restore tries again"
-                raise KnobRefused(knob, "restore", f"{why} (taking it back after: {e})", hint=hint) from e
-            if isinstance(e, OSError):
+        except (KnobError, OSError) as e:
+            self._take_back(change, e)
+
+    def finish(self, change: Change) -> Applied:
+        """What `apply` returns, or raises once there was a write."""
+        self._under_way.difference_update(row.group for row in change.rows)
+        if change.error is None:
+            try:
+                self._journal.settle(change.settled)
+            except JournalError as e:
+                self._take_back(change, e)
+        if change.error is not None:
+            self._forget(change)
+            if change.failed:
+                knob, why = next(iter(change.failed.items()))
+                what = f"{why} (taking it back after: {change.error})"
                 raise KnobRefused(
-                    writes[0].knob, "read", str(e), e.errno or 0, "the change was taken back"
-                ) from e
-            raise
+                    knob, "restore", what, hint="the next restore tries again"
+                ) from change.error
+            error = change.error
+            if isinstance(error, OSError):
+                hint = "the change was taken back"
+                raise KnobRefused(
+                    change.writes[0].knob, "read", str(error), error.errno or 0, hint
+                ) from error
+            raise error
         self._checkpoint("apply:settled")
-        after = tuple(Write(w.knob, self._parsed(self._journal.rows[w.knob].ours, w.knob)) for w in writes)
+        ours = {row.knob: row.ours for row in change.settled}
+        after = tuple(Write(w.knob, self._parsed(ours[w.knob], w.knob)) for w in change.writes)
         return Applied(
-            trial=trial,
-            before=self._arm(texts),
+            trial=change.trial,
+            before=self._arm(change.texts),
             after=after,
-            rounded=tuple(a.knob for a, w in zip(after, writes, strict=True) if a.value != w.value),
-            seconds=self._clock() - start,
+            rounded=tuple(a.knob for a, w in zip(after, change.writes, strict=True) if a.value != w.value),
+            seconds=self._clock() - change.start,
         )
 
     def hold(self, trial: str, on_stop: str = "back") -> None:
@@ -185,20 +243,28 @@ class Ledger:
         """
         groups = None if knobs is None else {row.group for row in self.rows() if row.knob in knobs}
         rows = [row for row in self.rows() if groups is None or row.group in groups]
-        outcomes = repair.restore(rows, self._journal.boot_id, self._journal.mark, self._checkpoint)
-        return tuple(Outcome(*outcome) for outcome in outcomes)
+        free = [row for row in rows if row.group not in self._under_way]
+        outcomes = repair.restore(free, self._journal.boot_id, self._journal.mark, self._checkpoint)
+        why = "a write to it has not come back: in doubt until then"
+        waiting = (
+            Outcome(row.knob, "", row.original, "failed", why)
+            for row in rows
+            if row.status == RowStatus.IN_DOUBT and row.group in self._under_way
+        )
+        return (*(Outcome(*outcome) for outcome in outcomes), *waiting)
 
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
-        for row in self.rows():
-            if row.status in (RowStatus.OPEN, RowStatus.HELD):
-                try:
-                    found = repair.read(row)
-                except OSError:
-                    continue  # gone or refused: a restore says so
-                if _is_foreign(row, found):
-                    theirs.append((row, found))
+        with reach.together():
+            for row in self.rows():
+                if row.status in (RowStatus.OPEN, RowStatus.HELD):
+                    try:
+                        found = repair.read(row)
+                    except OSError:
+                        continue  # gone or refused: a restore says so
+                    if _is_foreign(row, found):
+                        theirs.append((row, found))
         return self._disown(theirs)
 
     def release(self, knob: str) -> None:
@@ -297,7 +363,9 @@ class Ledger:
                 texts[knob] = row.original
             elif row.status == RowStatus.OPEN and row.trial != trial:
                 raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
-            elif row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
+            elif row.status == RowStatus.IN_DOUBT:
+                raise KnobInDoubt(knob, "write", "a write to it has not come back", hint="wait until it has")
+            elif row.status == RowStatus.FOREIGN:
                 raise KnobRefused(
                     knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
                 )
@@ -339,7 +407,8 @@ class Ledger:
             error = KnobAbsent if refusal.code == "absent" else KnobRefused
             raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
         adapter = self._adapters[entry.adapter]
-        text = self._text(knob, self.value(knob))
+        self.value(knob)  # it makes sense; kept is the text itself, in which there may be more
+        text = repair.shown(entry.type, adapter.read_text(entry))
         group, rank = self._place(knob)
         return self._journal.take(
             Row(
@@ -363,13 +432,21 @@ class Ledger:
             )
         )
 
+    def _expected(self, entry: Knob, value: Value) -> str:
+        """What the knob will show once that value is written."""
+        adapter = self._adapters[entry.adapter]
+        text = self._text(entry.id, adapter.canonical(entry, value))
+        try:
+            return reach.canonical(adapter.address(entry), text)
+        except OSError as e:
+            raise KnobRefused(entry.id, "write", str(e), e.errno or 0, "see the entry's fields") from e
+
     def _pending(self, writes: Writes) -> dict[str, list[str]]:
         """Every text that a knob may show on the way from before to after."""
         pending: dict[str, list[str]] = {}
         for write in writes:
             entry = self._knob(write.knob)
-            value = self._adapters[entry.adapter].canonical(entry, write.value)
-            pending.setdefault(write.knob, []).append(self._text(write.knob, value))
+            pending.setdefault(write.knob, []).append(self._expected(entry, write.value))
             for partner, kind in self._couplings.of(write.knob).items():
                 if kind is CouplingKind.ZEROES:
                     pending.setdefault(partner, []).append("0")
@@ -419,24 +496,25 @@ class Ledger:
                 raise refused[0][1]
             left = [receipt for receipt, _ in refused]
 
-    def _undo(
-        self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]
-    ) -> dict[str, str]:
-        """Back to before the call; a knob that was not managed then is not managed now. knob -> why not."""
+    def _take_back(self, change: Change, error: KnobError | JournalError | OSError) -> None:
+        """Back to before the call, as far as the kernel lets us."""
         back = sorted(
-            (row._replace(original=texts[row.knob]) for row in intent),
+            (row._replace(original=change.texts[row.knob]) for row in change.rows),
             key=lambda r: (r.rank, r.original == "0"),
         )
-        failed = repair.put_back(back, self._checkpoint)
+        change.error, change.failed = error, repair.put_back(back, self._checkpoint)
         self._checkpoint("undo:written")
+
+    def _forget(self, change: Change) -> None:
+        """A knob that was not managed before is not managed now, unless it could not be taken back."""
         self._journal.mark(
-            earlier._replace(ours=texts[row.knob], pending="")
-            if (earlier := was[row.knob])
+            row
+            if row.knob in change.failed
+            else earlier._replace(ours=change.texts[row.knob], pending="")
+            if (earlier := change.was[row.knob])
             else row._replace(status=RowStatus.RESTORED.value, pending="")
-            for row in intent
-            if row.knob not in failed
+            for row in change.rows
         )
-        return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
         values = {knob: self._parsed(text, knob) for knob, text in texts.items() if text != repair.ABSENT}

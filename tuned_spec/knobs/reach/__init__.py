@@ -16,15 +16,19 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from . import files
 
 # what stands before the colon -> the module beside this one
 MODULES: dict[str, str] = {
+    "cgroup": "cgroup",
     "held": "held",
     "netns": "netns",
+    "unit": "unit",
     "words": "words",
 }
 
@@ -40,6 +44,23 @@ def write(address: str, text: str) -> None:
         files.write(address, text)
     else:
         _module(address).write(address, text)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """For many reads and writes in a row, by this thread: what was opened for one serves the next."""
+    with ExitStack() as stack:
+        for name in MODULES.values():
+            module = sys.modules.get(f"{__name__}.{name}")  # not yet used: it costs nothing
+            if module is not None and hasattr(module, "together"):
+                stack.enter_context(module.together())
+        yield
+
+
+def canonical(address: str, text: str) -> str:
+    """What `read` gives after that text was written, where a module knows better. OSError for no value."""
+    module = files if address.startswith("/") else _module(address)
+    return str(module.canonical(address, text)) if hasattr(module, "canonical") else text
 
 
 def usable(address: str) -> None:
