@@ -186,9 +186,12 @@ class Adapter:
 
     def _read(self, knob: Knob, address: str) -> str:
         try:
-            return reach.read(address)
+            shown = reach.read(address)
         except OSError as error:
             raise self._error(knob, "read", error) from error
+        if not shown and knob.type not in _EMPTY:  # kernel.sched_energy_aware, where no CPU is slower
+            raise KnobAbsent(knob.id, "read", f"{address} shows nothing", hint="it has no use on this host")
+        return shown
 
     def offered(self, knob: Knob) -> tuple[str, ...]:
         """The choices that this host offers: of `choices_from`, of a bracketed text, or the catalogue's.
