@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import struct
+from pathlib import Path
 from types import FrameType
 
 from pyroute2.netlink.connector.cn_proc import (
@@ -25,8 +26,9 @@ from pyroute2.netlink.connector.cn_proc import (
 
 from tuned_spec.lookout.messages import MOST, Lost, News, Tasks
 
+FIRST = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h: the first namespace of processes
 BUFFER = 8 << 20  # bytes that wait in the kernel: some ten thousand events
-ANSWER_S = 2.0  # in other namespaces than the first the kernel does not even refuse
+ANSWER_S = 2.0  # whom the kernel does not like it may leave without an answer
 READ_AT_ONCE = 16384  # events
 KNOWN = 1 << 16  # processes whose end is told
 
@@ -42,25 +44,21 @@ class ProcEvents:
     """OSError if we may not hear: CAP_NET_ADMIN in the first namespaces, and CONFIG_PROC_EVENTS."""
 
     def __init__(self) -> None:
+        if (here := str(Path("/proc/self/ns/pid").readlink())) != FIRST:
+            raise OSError(errno.EPERM, f"in {here} the kernel's numbers of processes are not ours")
         self._socket = ProcEventSocket()
-        try:
-            self._fd: int = self._socket.fileno()
-            with socket.socket(fileno=os.dup(self._fd)) as raw:
-                raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
-                _only(raw, (PROC_EVENT_NONE, PROC_EVENT_EXEC, PROC_EVENT_EXIT))
-            self._socket.bind()
-            self._subscribe()
-            os.set_blocking(self._fd, False)
-            self._known: set[int] = set()
-        except BaseException:
-            self._socket.close()
-            raise
+        self._fd: int = self._socket.fileno()
+        self._known: set[int] = set()
+        with socket.socket(fileno=os.dup(self._fd)) as raw:
+            raw.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+            _only(raw, (PROC_EVENT_NONE, PROC_EVENT_EXEC, PROC_EVENT_EXIT))
+        self._socket.bind()
+        self._subscribe()
+        os.set_blocking(self._fd, False)
 
     def _subscribe(self) -> None:
         def too_late(_signal: int, _frame: FrameType | None) -> None:
-            raise TimeoutError(
-                errno.ETIMEDOUT, "the kernel does not answer: another namespace than the first"
-            )
+            raise TimeoutError(errno.ETIMEDOUT, "the kernel does not answer")
 
         before = signal.signal(signal.SIGALRM, too_late)
         signal.setitimer(signal.ITIMER_REAL, ANSWER_S)
@@ -100,9 +98,6 @@ class ProcEvents:
                 exits.add(pid)
                 execs.discard(pid)
         return execs, exits, lost
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 def gather(execs: set[int], exits: set[int], lost: bool, known: set[int]) -> list[News]:

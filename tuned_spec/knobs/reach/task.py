@@ -85,10 +85,12 @@ def write(address: str, text: str) -> None:
 def gone(start: str, tid: str) -> str:
     """ "" if the task of that TID is the one that started then (clock ticks after boot), else why not."""
     try:
-        now = stat(int(tid)).start
+        now = stat(int(tid))
     except (FileNotFoundError, ProcessLookupError):
         return f"task {tid} has ended"
-    return "" if now == int(start) else f"task {tid} has ended; its number is another's now"
+    if now.start != int(start):
+        return f"task {tid} has ended; its number is another's now"
+    return f"task {tid} has ended" if now.dead else ""
 
 
 # ------------------------------------------------------------------------------ the tasks
