@@ -24,7 +24,11 @@ def situation(**more: object) -> Situation:
         "foreign": frozenset(),
         "open_trials": (),
     }
-    return Situation(**{**facts, **more})  # type: ignore[arg-type]
+    facts |= more
+    policy = facts["policy"]
+    assert isinstance(policy, Policy)
+    limits = {limit.knob: limit for limit in policy.limits}
+    return Situation(limits=limits, **facts)  # type: ignore[arg-type]
 
 
 def proposal(*writes: Write, metric: str = "app.p95", rule: str = "grow") -> Proposal:

@@ -28,6 +28,7 @@ from tuned_spec.model import (
     Risk,
     Value,
     Writes,
+    entry_of,
 )
 
 MINUTE_S = 60.0
@@ -100,6 +101,7 @@ class Situation(msgspec.Struct, frozen=True):
 
     t: float
     policy: Policy
+    limits: Mapping[str, Limit]
     catalogue: Mapping[str, Knob]
     memory: Envelope
     paused: bool
@@ -118,8 +120,9 @@ def partners(knobs: Collection[str], catalogue: Mapping[str, Knob]) -> frozenset
     return frozenset(found)
 
 
-def limit_of(policy: Policy, knob: str) -> Limit:
-    return next((limit for limit in policy.limits if limit.knob == knob), Limit(knob=knob))
+def limit_of(limits: Mapping[str, Limit], knob: str) -> Limit:
+    """The knob's own limit, else that of its entry."""
+    return limits.get(knob) or limits.get(entry_of(knob)) or Limit(knob=knob)
 
 
 def allowed(knob: Knob, limit: Limit, original: Value) -> Allowed:
@@ -153,7 +156,7 @@ def _type_fits(knob: Knob, value: Value) -> bool:
             return isinstance(value, int) and value in (0, 1)
         case KnobType.INTS:
             return isinstance(value, tuple) and len(value) == (len(knob.fields) or len(value))
-        case KnobType.CHOICE | KnobType.WORDS | KnobType.CPUS:
+        case KnobType.CHOICE | KnobType.WORDS | KnobType.CPUS | KnobType.CPUMASK:
             return isinstance(value, str)
         case _:
             assert_never(knob.type)
@@ -250,7 +253,7 @@ def gate(
         return Refusal("resting", first, f"{CODES['resting']} (wrong {rest.times} times in a row)")
     for name in knobs:
         last = now.memory.last.get(name)
-        wait = max(cooldown_s, limit_of(now.policy, name).cooldown_s)
+        wait = max(cooldown_s, limit_of(now.limits, name).cooldown_s)
         if last and now.t < last.t + wait:
             return Refusal("cooldown", name, f"changed less than {wait:g} s ago")
     if not now.actor_alive:
@@ -274,7 +277,7 @@ def judge(
     if all(live[w.knob] == w.value for w in proposal.writes):
         return Refusal("no_change", knobs[0] if knobs else "", CODES["no_change"])
     for write in proposal.writes:
-        knob, limit = now.catalogue[write.knob], limit_of(now.policy, write.knob)
+        knob, limit = now.catalogue[write.knob], limit_of(now.limits, write.knob)
         was = live[write.knob]
         refusal = (
             judge_value(knob, limit, write.value, original.get(write.knob, was))

@@ -33,6 +33,7 @@ class KnobType(StrEnum):
     BOOL = "bool"  # 0 or 1 (or N and Y)
     WORDS = "words"  # several words in the kernel's order, one blank between (an allowed list)
     CPUS = "cpus"  # a set of CPUs, as a list: `0-3,5`; "" is none
+    CPUMASK = "cpumask"  # the same, which the kernel shows and takes as a hexadecimal mask
 
 
 class Risk(StrEnum):
@@ -105,6 +106,11 @@ class Knob(Frozen, frozen=True):
     tried: tuple[str, ...] = ()  # kernels on which it was written, read back and put back
     blocking: bool = False  # a write may wait for a long time: it is done off the loop
     stateless: bool = False  # a write is a deed (memory.reclaim): nothing stays, nothing is read back
+
+
+def entry_of(knob: str) -> str:
+    """The catalogue entry of a concrete knob's id."""
+    return knob.partition("@")[0]
 
 
 class Write(Frozen, frozen=True):
@@ -214,7 +220,7 @@ class Rule(Frozen, frozen=True):
 
 
 class Limit(Frozen, frozen=True):
-    """A policy's narrowing of one knob. Numbers only where the knob is a number.
+    """A policy's narrowing of one knob, or of all the knobs of one entry. Numbers only where it is a number.
 
     `step_ratio`: one change moves the value by at most this factor (2.0: halve or double).
     `step_abs`: one change moves it by at most this much; where both are given the wider one counts,

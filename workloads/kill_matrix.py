@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tuned_spec.errors import KnobRefused
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.ledger.ledger import Ledger
@@ -35,7 +35,7 @@ from workloads import trouble as e
 PYTHON = "/usr/bin/python3"
 LIBC = ctypes.CDLL(None)
 BY = adapters()
-PATHS = {id: BY[knob.adapter].path(knob) for id, knob in e.CATALOGUE.items()}
+PATHS = {id: Path(BY[knob.adapter].address(knob)) for id, knob in e.CATALOGUE.items()}
 
 CHANGES: tuple[tuple[Writes, Writes], ...] = (  # two arms each
     ((Write(e.SWAPPINESS, 31),), (Write(e.SWAPPINESS, 47),)),

@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from tuned_spec.errors import KnobRefused
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
@@ -32,7 +32,7 @@ BY = adapters()
 
 
 def bare(values: list[int]) -> None:
-    path = BY["sysctl"].path(e.CATALOGUE[e.SWAPPINESS])
+    path = BY["sysctl"].address(e.CATALOGUE[e.SWAPPINESS])
     text = str(values[0]).encode()
     fd = os.open(path, os.O_WRONLY)
     os.write(fd, text)
@@ -72,7 +72,7 @@ def swappiness(directory: Path, times: int) -> list[str]:
         for n in range(times):
             figures["bare"].append(timed(lambda: bare(arms)))
             os.write(
-                fd := os.open(BY["sysctl"].path(e.CATALOGUE[e.SWAPPINESS]), os.O_WRONLY), b"%d" % original
+                fd := os.open(BY["sysctl"].address(e.CATALOGUE[e.SWAPPINESS]), os.O_WRONLY), b"%d" % original
             )
             os.close(fd)
             arm = (Write(e.SWAPPINESS, arms[0]),)

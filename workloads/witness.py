@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import IO
 
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import adapters
 
 Snapshot = dict[str, str]
 
@@ -29,7 +29,7 @@ class Witness:
 
     def __init__(self) -> None:
         access = adapters()
-        self.paths = {knob.id: access[knob.adapter].path(knob) for knob in load().values()}
+        self.paths = {knob.id: Path(access[knob.adapter].address(knob)) for knob in load().values()}
         self.start = self.snapshot()
         self.trace: dict[str, list[tuple[float, str]]] = {}
         self.samples: dict[str, list[tuple[float, float]]] = {}

@@ -20,7 +20,7 @@ ACT = """
 import os, signal, sys, time
 from pathlib import Path
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import History, read
 from tuned_spec.ledger.journal import Journal

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import KnobRefused
+from tuned_spec.knobs.adapters import Adapter, adapters
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import Adapter, adapters, narrowed
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.model import CouplingKind, Knob, KnobType, Receipt, Risk, Value
 
 pytestmark = [
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 ADAPTERS = adapters()
-KNOBS = narrowed(load(), ADAPTERS)
+KNOBS = Catalogue(load(), ADAPTERS)
 
 every_knob = pytest.mark.parametrize("knob", KNOBS.values(), ids=list(KNOBS))
 
@@ -45,7 +46,7 @@ def write(knob: Knob, value: Value) -> None:
 
 def write_text(knob: Knob, text: str) -> None:
     adapter = adapter_of(knob)
-    adapter.write(Receipt(row=0, knob=knob.id, target=str(adapter.path(knob)), text=text), knob)
+    adapter.write(Receipt(row=0, knob=knob.id, target=adapter.address(knob), text=text), knob)
 
 
 def needs(knob: Knob) -> None:
@@ -200,7 +201,7 @@ def test_a_refusal_has_errno_hint_and_leaves_the_value(id: str, text: str, code:
         write_text(knob, text)
     assert raised.value.code == code
     assert raised.value.hint
-    assert str(raised.value).startswith(f"{id}: write: {text!r} to {adapter_of(knob).path(knob)}: ")
+    assert str(raised.value).startswith(f"{id}: write: {text!r} to {adapter_of(knob).address(knob)}: ")
     assert adapter_of(knob).read_text(knob) == before
 
 
@@ -300,7 +301,7 @@ def in_a_mount_namespace(commands: str, root: str, knob: str) -> str:
 PROBE = """
 import sys, pathlib
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 knob = load()[sys.argv[2]]
 print(adapters(pathlib.Path(sys.argv[1]))[knob.adapter].probe(knob))
 """
@@ -341,7 +342,7 @@ def test_another_network_namespace_is_another_identity_with_values_of_its_own() 
 
 IDENTITY = """
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 knobs, sysctl = load(), adapters()["sysctl"]
 print(sysctl.identity(knobs["net.core.somaxconn"]))
 print(repr(sysctl.identity(knobs["vm.swappiness"])))

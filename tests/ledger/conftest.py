@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tuned_spec.knobs.files import adapters
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
 from workloads.trouble import CATALOGUE
 
 BY = adapters()
-PATHS = {id: BY[knob.adapter].path(knob) for id, knob in CATALOGUE.items()}
+PATHS = {id: Path(BY[knob.adapter].address(knob)) for id, knob in CATALOGUE.items()}
 
 
 def shown(knob: str) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import KnobError
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import adapters, narrowed
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
@@ -35,7 +36,7 @@ def another(knob: Knob, value: Value) -> Value | None:
 @pytest.mark.kernel
 def test_the_whole_catalogue_goes_out_and_comes_back(host: dict[str, str], tmp_path: Path) -> None:
     by = adapters()
-    catalogue = narrowed(load(), by)
+    catalogue = Catalogue(load(), by)
     journal = Journal(tmp_path, repair.boot_id())
     ledger = Ledger(catalogue, by, journal, time.monotonic)
     before, moved = {}, set()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ledger.conftest import BY, Opened, shown
+from tests.ledger.conftest import BY, PATHS, Opened, shown
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
@@ -102,7 +102,7 @@ def test_never_a_wrong_value(
         if any(shown(knob) != text for knob, text in host.items()):
             assert report.code != 0, (n, kind.__name__, report)
         for knob in (SWAPPINESS, DIRTY_BYTES, BACKGROUND_BYTES, TCP_RMEM, DEFRAG, READ_AHEAD):
-            BY[CATALOGUE[knob].adapter].path(CATALOGUE[knob]).write_text(ours[knob])
+            PATHS[knob].write_text(ours[knob])
         assert {knob: shown(knob) for knob in CATALOGUE} == ours
         shutil.rmtree(damaged)
     assert repair.repair(os.fspath(with_stale)).code == 0
@@ -118,7 +118,7 @@ def test_an_older_state_of_the_journal_is_not_believed(
     ledger.apply("t1", "r", (Write(SWAPPINESS, 31),))
     past = {path.name: path.read_bytes() for path in tmp_path.glob("undo.db*")}
     ledger.restore()
-    BY["sysctl"].path(CATALOGUE[SWAPPINESS]).write_text("50")
+    PATHS[SWAPPINESS].write_text("50")
     try:
         ledger.apply("t2", "r", (Write(SWAPPINESS, 31),))  # ours again, but the original is 50
         journal.close()
@@ -129,7 +129,7 @@ def test_an_older_state_of_the_journal_is_not_believed(
         assert f"{SWAPPINESS}: is older" in report.damage[0] and "'50'" in report.damage[0]
         assert shown(SWAPPINESS) == "31"
     finally:
-        BY["sysctl"].path(CATALOGUE[SWAPPINESS]).write_text(host[SWAPPINESS])
+        PATHS[SWAPPINESS].write_text(host[SWAPPINESS])
 
 
 def test_a_lost_database_is_named_knob_by_knob(opened: Opened, tmp_path: Path) -> None:

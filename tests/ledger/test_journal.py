@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import JournalError
+from tuned_spec.knobs import reach
 from tuned_spec.ledger import journal as journal_module
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
@@ -77,6 +78,9 @@ def test_a_receipt_is_given_for_what_is_on_record(journal: Journal) -> None:
 
 def test_the_runtime_directory_holds_the_repair(journal: Journal) -> None:
     assert (journal.directory / "repair.py").read_text() == Path(repair.__file__).read_text()
+    assert {p.name: p.read_text() for p in (journal.directory / "reach").glob("*.py")} == {
+        p.name: p.read_text() for p in Path(reach.__file__).parent.glob("*.py")
+    }
     journal.close()
 
 

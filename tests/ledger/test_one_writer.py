@@ -10,6 +10,7 @@ import tuned_spec
 
 PACKAGE = Path(tuned_spec.__file__).parent
 REPAIR, JOURNAL, LEDGER = "ledger/repair.py", "ledger/journal.py", "ledger/ledger.py"
+REACH = "knobs/reach/"
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
@@ -41,14 +42,15 @@ def test_only_the_journal_makes_receipts() -> None:
 def test_only_the_ledger_calls_an_adapters_write() -> None:
     """A stream's write has one argument, an adapter's two: receipt and knob."""
     found = ((f, c) for f, c in calls() if isinstance(c.func, ast.Attribute) and name(c) == "write")
-    two = places((f, c) for f, c in found if len(c.args) + len(c.keywords) == 2 and not os_write(c))
+    above = ((f, c) for f, c in found if not f.startswith(REACH))
+    two = places((f, c) for f, c in above if len(c.args) + len(c.keywords) == 2 and not os_write(c))
     assert two == {LEDGER}
 
 
 def test_only_adapters_and_repair_write_to_descriptors_of_knobs() -> None:
     writing = ((f, c) for f, c in calls() if name(c) == "open" and "O_WRONLY" in ast.dump(c))
     opened_to_write = places((f, c) for f, c in writing if ast.unparse(c.args[0]) != "os.devnull")
-    assert opened_to_write == {REPAIR, "knobs/files.py"}
+    assert opened_to_write == {REPAIR, f"{REACH}files.py"}
 
 
 def test_repair_writes_only_for_the_ledger() -> None:
@@ -57,5 +59,11 @@ def test_repair_writes_only_for_the_ledger() -> None:
     assert places(raw) == {REPAIR, LEDGER}
 
 
+def test_only_adapters_and_repair_reach_out_to_write() -> None:
+    raw = ((f, c) for f, c in calls() if ast.unparse(c.func) == "reach.write")
+    assert places(raw) == {REPAIR, "knobs/adapters.py"}
+
+
 def os_write(call: ast.Call) -> bool:
-    return ast.unparse(call.func) in ("os.write", "repair.write")
+    """The raw writes have tests of their own."""
+    return ast.unparse(call.func) in ("os.write", "repair.write", "reach.write")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tuned_spec.cli import show
 from tuned_spec.errors import KnobError, UsageError
+from tuned_spec.knobs.adapters import Adapter, Availability, adapters
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.files import Adapter, Availability, adapters, narrowed
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.model import Frozen, Knob, Value
 
 
@@ -26,7 +27,7 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.adapters: Mapping[str, Adapter] = adapters(root)
-        self.knobs: Mapping[str, Knob] = narrowed(load(), self.adapters)
+        self.knobs: Mapping[str, Knob] = Catalogue(load(), self.adapters)
 
     def knob(self, name: str) -> Knob:
         """By id, or spelt as a path (`vm/swappiness`, `/proc/sys/vm/swappiness`)."""

@@ -11,7 +11,7 @@ from tuned_spec import paths
 from tuned_spec.cli import show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import PolicyError
-from tuned_spec.knobs.files import Availability
+from tuned_spec.knobs.adapters import Availability
 from tuned_spec.model import Condition, Policy
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.sense import metrics

@@ -26,11 +26,12 @@ from tuned_spec.engine.events import (
     Reverted,
 )
 from tuned_spec.errors import JournalError, KnobError
-from tuned_spec.knobs.files import Adapter
+from tuned_spec.knobs.adapters import Adapter
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.knobs.watch import Watch
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Knob, Outcome, Refusal
+from tuned_spec.model import Outcome, Refusal
 
 
 class Hands:
@@ -38,7 +39,7 @@ class Hands:
 
     def __init__(
         self,
-        catalogue: Mapping[str, Knob],
+        catalogue: Catalogue,
         access: Mapping[str, Adapter],
         journal: Journal,
         clock: Callable[[], float],
@@ -54,8 +55,11 @@ class Hands:
     def watch_over(self, knobs: Iterable[str]) -> None:
         """From now on, see who else writes these."""
         for name in knobs:
-            path = self.access[self.catalogue[name].adapter].path(self.catalogue[name])
-            if path.exists():
+            try:
+                path = Path(self.access[self.catalogue[name].adapter].address(self.catalogue[name]))
+            except KnobError:
+                continue
+            if path not in self._knob_at and path.is_absolute() and path.exists():
                 self._knob_at[path] = name
                 self.watch.add(path)
 

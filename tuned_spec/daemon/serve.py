@@ -7,6 +7,7 @@ nothing: that is the engine's. Single-threaded but for the history's writer.
 from __future__ import annotations
 
 import grp
+import math
 import os
 import pwd
 import select
@@ -42,6 +43,7 @@ from tuned_spec.engine.events import (
     Note,
     Observed,
     Pause,
+    Planned,
     Resume,
     Revert,
     RevertAll,
@@ -52,8 +54,9 @@ from tuned_spec.engine.events import (
     Ticked,
 )
 from tuned_spec.errors import JournalError, UsageError
+from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
-from tuned_spec.knobs.files import adapters, narrowed
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import (
@@ -64,7 +67,9 @@ from tuned_spec.model import (
     Policy,
     ProbeAnswer,
     Record,
+    Rule,
     ToActor,
+    entry_of,
 )
 from tuned_spec.policy.load import load as load_policy
 from tuned_spec.sense.gauges import GaugeSocket
@@ -72,8 +77,10 @@ from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
 from tuned_spec.sense.triggers import Trigger, open_triggers
 from tuned_spec.speculate.rules import RulesMemory, inert
+from tuned_spec.speculate.templates import instantiate, is_template
 
 LONGEST_WAIT_S = 5.0
+PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
 GROUP = "tuned-spec"  # whose members may report metrics
@@ -98,7 +105,7 @@ def serve(options: Options) -> int:
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         access = adapters(options.root)
-        catalogue = narrowed(load_catalogue(), access)
+        catalogue = Catalogue(load_catalogue(), access)
         hands = Hands(catalogue, access, Journal(options.runtime_dir, boot_id), clock)
         # Before anything that can fail: what a daemon that died has left goes back, even if we cannot start.
         leftovers = hands.ledger.restore(None)
@@ -141,9 +148,10 @@ class Daemon:
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
-        knobs = {action.knob for rule in policy.rules for action in rule.do}
-        self.inert = inert(policy.rules, self.sense.absent() | hands.unusable(knobs))
-        hands.watch_over(knobs)
+        self.policy = policy
+        self.inert: list[tuple[str, str]] = []
+        rules = self.plan()
+        self.next_plan = self.started + PLAN_S if any(map(is_template, policy.rules)) else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
@@ -159,7 +167,7 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue),
+            setup=engine.Setup.of(policy, hands.catalogue, rules),
             mode=mode,
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
@@ -258,6 +266,21 @@ class Daemon:
         elif not self.state.journal_ok:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
+        if t >= self.next_plan:
+            self.next_plan = t + PLAN_S
+            if (rules := self.plan()) != self.state.setup.rules:
+                self.dispatch(Planned(clock(), rules))
+
+    def plan(self) -> tuple[Rule, ...]:
+        """The rules for what is on this host now; what cannot work here is `inert`."""
+        rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
+        knobs = {action.knob for rule in rules for action in rule.do}
+        self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))
+        for rule in self.policy.rules:
+            if is_template(rule) and not any(entry_of(one.id) == rule.id for one in rules):
+                self.inert.append((rule.id, f"nothing here is {' and '.join(a.knob for a in rule.do)}"))
+        self.hands.watch_over(knobs)
+        return rules
 
     def glance(self, t: float) -> None:
         """Between slow ticks: has the host begun to work? Then its rates count from now on, not from then."""

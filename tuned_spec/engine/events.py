@@ -13,6 +13,7 @@ from tuned_spec.model import (
     Probe,
     Record,
     Refusal,
+    Rule,
     ToActor,
     Value,
     Verdict,
@@ -112,6 +113,13 @@ class Resume(Frozen, frozen=True):
     knobs: tuple[str, ...] = ()
 
 
+class Planned(Frozen, frozen=True):
+    """Disks, cgroups or the like came or went: these are the rules that count now."""
+
+    t: float
+    rules: tuple[Rule, ...]
+
+
 class Stop(Frozen, frozen=True):
     t: float
     why: str
@@ -130,6 +138,7 @@ Event = (
     | JournalChanged
     | Pause
     | Resume
+    | Planned
     | Stop
 )
 

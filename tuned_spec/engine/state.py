@@ -18,20 +18,27 @@ HISTORY = 64  # values of each metric kept for a case
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation."""
+    """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation.
+
+    `rules` are the policy's with each template replaced by the rules of the instances that are here now.
+    """
 
     policy: Policy
     catalogue: Mapping[str, Knob]
     limits: Mapping[str, Limit]
     stale_s: Mapping[str, float]
+    rules: tuple[Rule, ...]
 
     @classmethod
-    def of(cls, policy: Policy, catalogue: Mapping[str, Knob]) -> Setup:
+    def of(
+        cls, policy: Policy, catalogue: Mapping[str, Knob], rules: tuple[Rule, ...] | None = None
+    ) -> Setup:
         limits = {limit.knob: limit for limit in policy.limits}
-        return cls(policy, catalogue, limits, {m.name: m.stale_s for m in policy.metrics})
+        stale_s = {m.name: m.stale_s for m in policy.metrics}
+        return cls(policy, catalogue, limits, stale_s, policy.rules if rules is None else rules)
 
     def rule(self, name: str) -> Rule | None:
-        return next((r for r in self.policy.rules if r.id == name), None)
+        return next((r for r in self.rules if r.id == name), None)
 
 
 class Phase(StrEnum):
@@ -134,6 +141,7 @@ def situation(state: State, t: float) -> Situation:
     return Situation(
         t=t,
         policy=state.setup.policy,
+        limits=state.setup.limits,
         catalogue=state.setup.catalogue,
         memory=state.envelope,
         paused=state.paused or state.stopping,

@@ -35,6 +35,7 @@ from tuned_spec.engine.events import (
     Note,
     Observed,
     Pause,
+    Planned,
     Resume,
     Revert,
     RevertAll,
@@ -105,6 +106,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.pause(event)
         case Resume():
             turn.resume(event)
+        case Planned():
+            turn.planned(event)
         case Stop():
             turn.stop(event)
         case _:
@@ -192,7 +195,7 @@ class Turn:
 
     def guess(self, observation: Observation) -> None:
         setup = self.state.setup
-        memory, fired = speculator.advance(setup.policy.rules, self.state.rules, observation, setup.stale_s)
+        memory, fired = speculator.advance(setup.rules, self.state.rules, observation, setup.stale_s)
         self.state = replace(self.state, rules=memory)
         busy = {trial.proposal.rule for trial in self.state.trials.values()}  # their own guess is out already
         for rule in fired:
@@ -314,7 +317,7 @@ class Turn:
             expect=guess.expect,
             guard=guess.guard,
             allowed=tuple(
-                envelope.allowed(k, envelope.limit_of(setup.policy, k.id), originals[k.id]) for k in knobs
+                envelope.allowed(k, envelope.limit_of(setup.limits, k.id), originals[k.id]) for k in knobs
             ),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
@@ -496,7 +499,7 @@ class Turn:
         for write in writes:
             if write.value == before[write.knob]:
                 continue  # where the host stood may lie outside a policy's range; going back is always right
-            knob, limit = setup.catalogue[write.knob], envelope.limit_of(setup.policy, write.knob)
+            knob, limit = setup.catalogue[write.knob], envelope.limit_of(setup.limits, write.knob)
             refusal = envelope.judge_value(knob, limit, write.value, original[write.knob])
             if refusal:
                 return refusal
@@ -588,6 +591,10 @@ class Turn:
         if event.knobs:
             self.state = replace(self.state, foreign=foreign)
             self.do(TakeUp(event.knobs))
+
+    def planned(self, event: Planned) -> None:
+        """Open trials go on; the rules of what went away are not asked any more."""
+        self.state = replace(self.state, setup=replace(self.state.setup, rules=event.rules))
 
     def stop(self, event: Stop) -> None:
         if not self.state.stopping:

@@ -17,7 +17,7 @@ import yaml
 
 from ..errors import CatalogueError, Problem
 from ..model import Coupling, CouplingKind, Effect, Knob, KnobType
-from .files import PLACES, is_inside
+from .adapters import KINDS, is_inside
 
 SHIPPED = Path(__file__).parent / "catalogue"
 SCOPES = ("host", "netns")
@@ -146,8 +146,8 @@ def _check(entry: _Entry) -> Iterator[Problem]:
     numeric = knob.type in (KnobType.INT, KnobType.INTS)
     if not _ID.fullmatch(knob.id):
         yield wrong("", "is not an id", "use lower-case words joined by dots: vm.swappiness")
-    if knob.adapter not in PLACES:
-        yield wrong("adapter", f"no adapter {knob.adapter!r}", f"use one of {', '.join(PLACES)}")
+    if knob.adapter not in KINDS:
+        yield wrong("adapter", f"no adapter {knob.adapter!r}", f"use one of {', '.join(KINDS)}")
     for key, target in (("target", knob.target), ("choices_from", knob.choices_from)):
         if (key == "target" or target) and not is_inside(target):
             yield wrong(key, f"{target!r} leaves the adapter's directory", "give a plain relative path")

@@ -21,10 +21,12 @@ from pathlib import Path
 
 from tuned_spec import paths
 from tuned_spec.errors import AlreadyRunning, JournalError, UsageError
+from tuned_spec.knobs import reach
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.repair import Row
 from tuned_spec.model import Receipt, RowStatus
 
+REACH = Path(reach.__file__).parent
 INDEX_LIMIT = 65536  # bytes; beyond, the index is written anew with one line a knob
 
 
@@ -45,11 +47,21 @@ def take_lock(directory: Path) -> int:
         ) from e
 
 
+def leave_repair(directory: Path) -> None:
+    """The way back, as files of its own: what reaches the knobs first, then what needs it."""
+    (directory / REACH.name).mkdir(exist_ok=True)
+    for source in (*REACH.glob("*.py"), Path(repair.__file__)):
+        place = directory / (REACH.name if source.parent == REACH else "") / source.name
+        shutil.copyfile(source, place.with_suffix(".new"))
+        place.with_suffix(".new").rename(place)
+
+
 class Journal:
     """Open once, by the process that holds the lock of `directory`.
 
     `boot_id` is the kernel's random/boot_id; rows of another boot become VOID. Opening leaves a copy of
-    repair.py in the directory. JournalError: the directory cannot be used, or the journal in it is damaged.
+    repair.py (with `reach`) in the directory. JournalError: the directory cannot be used, or the
+    journal in it is damaged.
     """
 
     def __init__(self, directory: Path, boot_id: str) -> None:
@@ -71,8 +83,7 @@ class Journal:
             self.rows = {row.knob: row for row in loaded.rows}
             self._seq = max((row.seq for row in loaded.rows), default=0)
             self._ids = max((row.id for row in loaded.rows), default=0)
-            shutil.copyfile(repair.__file__, directory / f"{paths.REPAIR}.new")
-            (directory / f"{paths.REPAIR}.new").rename(directory / paths.REPAIR)
+            leave_repair(directory)
             self._db = repair.connect(os.fspath(self.path))
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 100")

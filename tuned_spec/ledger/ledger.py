@@ -16,7 +16,8 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
-from tuned_spec.knobs.files import Adapter
+from tuned_spec.knobs import reach
+from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
@@ -63,8 +64,8 @@ class Ledger:
     ) -> None:
         self._catalogue, self._adapters, self._journal = catalogue, adapters, journal
         self._clock, self._checkpoint = clock, checkpoint
-        self._couplings = _both_ways(catalogue)
-        self._places = {knob: self._placed(knob) for knob in catalogue}
+        self._couplings = Couplings(catalogue)
+        self._places: dict[str, tuple[str, int]] = {}
 
     # ------------------------------------------------------------------------------- reading
 
@@ -104,7 +105,7 @@ class Ledger:
             return Refusal("read_only", knob, available.why)
         if entry.irreversible_when:
             return Refusal("irreversible", knob, entry.irreversible_when)
-        for partner, kind in self._couplings.get(knob, {}).items():
+        for partner, kind in self._couplings.of(knob).items():
             if kind is CouplingKind.ORDERED:
                 continue
             try:
@@ -239,14 +240,16 @@ class Ledger:
         return row if row is not None and row.status in repair.ACTIVE else None
 
     def _place(self, knob: str) -> tuple[str, int]:
-        return self._places.get(knob, (knob, 0))
+        if knob not in self._places:
+            self._places[knob] = self._placed(knob)
+        return self._places[knob]
 
     def _placed(self, knob: str) -> tuple[str, int]:
         """Group and rank. A group is what cannot be restored apart; ORDERED knobs can."""
         group, ranks, edge = {knob}, {knob: 0}, [knob]
         while edge:
             here = edge.pop()
-            for partner, kind in self._couplings.get(here, {}).items():
+            for partner, kind in self._couplings.of(here).items():
                 if kind is not CouplingKind.ORDERED and partner not in group:
                     group.add(partner)
                     edge.append(partner)
@@ -263,7 +266,7 @@ class Ledger:
         asked = {write.knob: write.value for write in writes}
         real: dict[str, Value] = {}
         for knob, value in asked.items():
-            zeroes = [p for p, k in self._couplings.get(knob, {}).items() if k is CouplingKind.ZEROES]
+            zeroes = [p for p, k in self._couplings.of(knob).items() if k is CouplingKind.ZEROES]
             if value != 0 or not zeroes:
                 real[knob] = value
             elif not any(asked.get(partner) for partner in zeroes):
@@ -279,13 +282,14 @@ class Ledger:
         wanted: dict[str, None] = {}
         for write in writes:
             wanted[write.knob] = None
-            wanted.update(
-                (p, None) for p, k in self._couplings.get(write.knob, {}).items() if k is not _ORDERED
-            )
+            wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if k is not _ORDERED)
         rows: list[Row] = []
         texts: dict[str, str] = {}
         for knob in wanted:
             row = self._managed(knob)
+            if row is not None and (why := reach.gone(row.identity)):
+                self._journal.mark([row._replace(status=RowStatus.VOID.value)])
+                raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
             if row is None:
                 row = self._first(knob, trial, rule)
                 texts[knob] = row.original
@@ -335,7 +339,7 @@ class Ledger:
                 knob=knob,
                 adapter=entry.adapter,
                 type=entry.type.value,
-                path=str(adapter.path(entry)),
+                path=adapter.address(entry),
                 identity=adapter.identity(entry),
                 original=text,
                 ours=text,
@@ -357,7 +361,7 @@ class Ledger:
             entry = self._knob(write.knob)
             value = self._adapters[entry.adapter].canonical(entry, write.value)
             pending.setdefault(write.knob, []).append(self._text(write.knob, value))
-            for partner, kind in self._couplings.get(write.knob, {}).items():
+            for partner, kind in self._couplings.of(write.knob).items():
                 if kind is CouplingKind.ZEROES:
                     pending.setdefault(partner, []).append("0")
             for c in entry.coupled:
@@ -388,7 +392,7 @@ class Ledger:
             self._checkpoint("apply:proved")
 
     def _zeroed(self, row: Row) -> bool:
-        return row.original == "0" and CouplingKind.ZEROES in self._couplings.get(row.knob, {}).values()
+        return row.original == "0" and CouplingKind.ZEROES in self._couplings.of(row.knob).values()
 
     def _write(self, receipts: Collection[Receipt]) -> None:
         """Each receipt once; a refused one again after the others (ORDERED knobs), while any goes through."""
@@ -430,7 +434,7 @@ class Ledger:
         return tuple(
             Write(knob, value)
             for knob, value in values.items()
-            if not (value == 0 and CouplingKind.ZEROES in self._couplings.get(knob, {}).values())
+            if not (value == 0 and CouplingKind.ZEROES in self._couplings.of(knob).values())
         )
 
     def _disown(self, theirs: Collection[tuple[Row, str]]) -> tuple[ForeignWrite, ...]:
@@ -454,14 +458,33 @@ def _is_foreign(row: Row, found: str) -> bool:
     return repair.compare(row, found) == "foreign" or (not row.pending and found != row.ours)
 
 
-def _both_ways(catalogue: Mapping[str, Knob]) -> dict[str, dict[str, CouplingKind]]:
-    """knob -> partner -> kind, as seen from either side."""
-    couplings: dict[str, dict[str, CouplingKind]] = {}
-    for knob in catalogue.values():
-        for c in knob.coupled:
-            couplings.setdefault(knob.id, {})[c.partner] = c.kind
-            couplings.setdefault(c.partner, {}).setdefault(knob.id, c.kind)
-    return couplings
+class Couplings:
+    """Who is coupled with a knob, from either side: an entry names its partners, not those that name it."""
+
+    def __init__(self, catalogue: Mapping[str, Knob]) -> None:
+        self._catalogue = catalogue
+        self._named_by: dict[str, list[str]] = {}
+        for entry in catalogue.values():
+            for c in entry.coupled:
+                self._named_by.setdefault(c.partner, []).append(entry.id)
+        self._known: dict[str, dict[str, CouplingKind]] = {}
+
+    def of(self, knob: str) -> Mapping[str, CouplingKind]:
+        """partner -> kind; nothing for a knob that this version's catalogue does not have."""
+        if knob not in self._known:
+            self._known[knob] = self._found(knob) if knob in self._catalogue else {}
+        return self._known[knob]
+
+    def _found(self, knob: str) -> dict[str, CouplingKind]:
+        found = {c.partner: c.kind for c in self._catalogue[knob].coupled}
+        name, at, instance = knob.partition("@")
+        for entry in self._named_by.get(name, ()):
+            same = at and self._catalogue[entry].per == self._catalogue[name].per
+            other = self._catalogue[f"{entry}@{instance}" if same else entry]
+            for c in other.coupled:
+                if c.partner == knob:
+                    found.setdefault(other.id, c.kind)
+        return found
 
 
 def _joined(texts: list[str]) -> str:

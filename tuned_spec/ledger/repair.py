@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Put every knob back: compare, then restore. One file, standard library only, Python 3.9.
+"""Put every knob back: compare, then restore. Standard library only, Python 3.9.
 
     python3 repair.py [--runtime-dir D] [--stop] [--json] [KNOB...]
 
 Runs alone (the daemon leaves a copy in its runtime directory, which outlives the package) and is what
 the ledger calls in the daemon, so that compare-and-restore exists once. It owns the format of the undo
 journal, the lock of the runtime directory and the rules below; it must not know of adapters, policies
-or trials, and imports nothing of ours.
+or trials, and imports nothing of ours but `reach` (copied with it), which reads and writes what a row names.
 
 What a knob may show when it is compared with its row:
 
@@ -50,6 +50,12 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+if __package__:
+    from tuned_spec.knobs import reach
+else:  # the copy in the runtime directory; isolated Python does not look beside the script
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import reach  # type: ignore[import-not-found,no-redef]
+
 JOURNAL, INDEX, LOCK, CONTROL = "undo.db", "undo.index", "lock", "control.sock"
 ROOTS = "/run/tuned-spec"  # root's runtime directory
 VERSION = 1  # of the --json answer and of the control protocol
@@ -70,8 +76,8 @@ class Row(NamedTuple):
     knob: str
     adapter: str  # kind, for the reader's sake
     type: str  # int, ints, choice, bool: how to read what the kernel shows
-    path: str  # absolute
-    identity: str  # "" for the host, "netns:[inode]"
+    path: str  # an address that `reach` reads and writes
+    identity: str  # "" for the host, else as `reach.gone` takes it
     original: str
     ours: str
     pending: str  # "", ANY, or the texts that writes in flight may leave, one a line
@@ -124,24 +130,19 @@ def shown(kind: str, text: str) -> str:
         return text.partition("[")[2].partition("]")[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
+    if kind == "cpumask":  # shown as wide as the host's CPUs
+        digits = text.replace(",", "").lstrip("0") or "0"
+        head = len(digits) % 8
+        return ",".join(digits[:head].split() + [digits[i : i + 8] for i in range(head, len(digits), 8)])
     return text
 
 
 def read(row: Row) -> str:
-    fd = os.open(row.path, os.O_RDONLY)
-    try:
-        return shown(row.type, os.read(fd, 65536).decode("utf-8", "replace"))
-    finally:
-        os.close(fd)
+    return shown(row.type, reach.read(row.path))
 
 
 def write(row: Row, text: str) -> None:
-    fd = os.open(row.path, os.O_WRONLY | os.O_NOFOLLOW)
-    try:
-        if os.write(fd, data := text.encode()) != len(data):
-            raise OSError(errno.EIO, f"the kernel took a part of {text!r}")
-    finally:
-        os.close(fd)
+    reach.write(row.path, text)
 
 
 def boot_id() -> str:
@@ -170,6 +171,8 @@ def away(row: Row, boot: str) -> tuple[str, str]:
             if hidden:
                 return "failed", f"is in another network namespace, {inode}: look with sudo"
             return VOID, f"its network namespace {inode} has no process any more"
+    elif why := reach.gone(row.identity):
+        return VOID, why
     return "", ""
 
 

@@ -18,6 +18,7 @@ from typing import assert_never
 import msgspec
 
 from tuned_spec import windows
+from tuned_spec.envelope import exact, limit_of
 from tuned_spec.errors import KnobError
 from tuned_spec.model import (
     Action,
@@ -208,7 +209,7 @@ def propose(
     values: dict[str, Value] = {}
     stuck: list[Refusal] = []
     for action in rule.do:
-        knob, limit = catalogue[action.knob], limits.get(action.knob) or Limit(action.knob)
+        knob, limit = catalogue[action.knob], limit_of(limits, action.knob)
         try:
             if knob.id not in before:
                 before[knob.id] = values[knob.id] = live(knob.id)
@@ -307,7 +308,7 @@ def _around(centre: int, ratio: float | None, distance: int | None) -> _Span:
     """At most `ratio` times or `distance` away; where both are given the wider one counts."""
     ends = [Fraction(centre)]
     if ratio is not None and centre > 0:
-        ends += [centre / _exact(ratio), centre * _exact(ratio)]
+        ends += [centre / exact(ratio), centre * exact(ratio)]
     if distance is not None:
         ends += [Fraction(centre - distance), Fraction(centre + distance)]
     return _Span(math.ceil(min(ends)), math.floor(max(ends)))
@@ -332,7 +333,7 @@ def _partners(
 
 def _goal(action: Action, now: int, target: int | float) -> int:
     """Where the rule wants the number to be, rounded away from where it is, so that it always moves."""
-    by = _exact(target)
+    by = exact(target)
     match action.op:
         case Op.SET:
             goal = by
@@ -341,7 +342,7 @@ def _goal(action: Action, now: int, target: int | float) -> int:
         case Op.ADD:
             goal = now + by
         case Op.TOWARD:
-            goal = now + (by - now) * _exact(action.step)
+            goal = now + (by - now) * exact(action.step)
         case _:
             assert_never(action.op)
     return math.ceil(goal) if goal > now else math.floor(goal)
@@ -368,8 +369,3 @@ def _whole(value: Value) -> tuple[int, ...]:
     if isinstance(value, str):
         return ()
     return value if isinstance(value, tuple) else (value,)
-
-
-def _exact(number: int | float) -> Fraction:
-    # By way of its text, so that 0.1 is a tenth and ten times 1.1 is not 12.
-    return Fraction(str(number))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuned_spec.errors import KnobAbsent, KnobRefused
-from tuned_spec.knobs.files import PLACES, Adapter, adapters, narrowed
+from tuned_spec.knobs.adapters import PLACES, Adapter, adapters
+from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.model import Knob, KnobType, Receipt, Value
 
 
@@ -34,7 +35,7 @@ def a_knob(
 
 
 def a_receipt(adapter: Adapter, knob: Knob, text: str) -> Receipt:
-    return Receipt(row=1, knob=knob.id, target=str(adapter.path(knob)), text=text)
+    return Receipt(row=1, knob=knob.id, target=adapter.address(knob), text=text)
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_a_target_that_leaves_the_tree_is_refused_everywhere(
     (root / "etc").mkdir()
     (root / "etc/passwd").write_text("root")
     knob = a_knob(target=target)
-    for ask in (sysctl.path, sysctl.read_text):
+    for ask in (sysctl.address, sysctl.read_text):
         with pytest.raises(KnobRefused, match="leaves"):
             ask(knob)
     with pytest.raises(KnobRefused, match="leaves"):
@@ -252,7 +253,7 @@ def test_choices_are_cut_down_to_what_the_host_offers(root: Path) -> None:
     absent = a_knob(KnobType.CHOICE, "absent", "sysfs")
     number = a_knob()
     catalogue = {knob.id: knob for knob in (listed, bracketed, bare, absent, number)}
-    here = narrowed(catalogue, adapters(root))
+    here = Catalogue(catalogue, adapters(root))
     assert here[listed.id].choices == ("reno", "house-made")
     assert here[bracketed.id].choices == ("always", "never")
     assert here[bare.id] is bare

@@ -1,0 +1,84 @@
+"""The catalogue as this host has it: entries, and the concrete knobs of entries that are templates.
+
+Owns what `ENTRY@INSTANCE` means. Asks the adapters which instances are here and which words they offer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from ..model import Knob
+from .adapters import Adapter, offering
+
+GLOB = frozenset("*?[")
+
+
+def concrete(entry: Knob, name: str, per_of: Mapping[str, Knob]) -> Knob:
+    """The entry's knob of one instance. Partners that there are as many of are those of the same instance."""
+    coupled = tuple(
+        msgspec.structs.replace(c, partner=f"{c.partner}@{name}")
+        if c.partner in per_of and per_of[c.partner].per == entry.per
+        else c
+        for c in entry.coupled
+    )
+    return msgspec.structs.replace(
+        entry,
+        id=f"{entry.id}@{name}",
+        instance=name,
+        target=entry.target.replace("{}", name),
+        choices_from=entry.choices_from.replace("{}", name),
+        coupled=coupled,
+    )
+
+
+class Catalogue(Mapping[str, Knob]):
+    """Every entry by its id, and by `ENTRY@INSTANCE` any concrete knob, made when it is asked for.
+
+    Iterating gives the entries. The choices of a concrete knob are those that it offers.
+    """
+
+    def __init__(self, entries: Mapping[str, Knob], access: Mapping[str, Adapter]) -> None:
+        self._entries = {
+            id: entry if entry.per else offering(entry, access[entry.adapter])
+            for id, entry in entries.items()
+        }
+        self._access = access
+        self._concrete: dict[str, Knob] = {}
+
+    def __getitem__(self, id: str) -> Knob:
+        if found := self._entries.get(id) or self._concrete.get(id):
+            return found
+        name, at, instance = id.partition("@")
+        entry = self._entries[name]
+        if not at or not instance or not entry.per:
+            raise KeyError(id)
+        knob = concrete(entry, instance, self._entries)
+        if not GLOB & set(instance):
+            knob = self._concrete[id] = offering(knob, self._access[knob.adapter])
+        return knob
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def instances(self, id: str) -> tuple[str, ...]:
+        """The instances here now that `ENTRY@GLOB` (or `ENTRY`: all) means; none of an entry without any."""
+        name, _, pattern = id.partition("@")
+        entry = self._entries[name]
+        if not entry.per:
+            return ()
+        return tuple(
+            instance
+            for instance in self._access[entry.adapter].instances(entry)
+            if fnmatchcase(instance, pattern or "*")
+        )
+
+    def forget(self, instance: str) -> None:
+        """What went away may come back under its name as another thing, with other choices."""
+        for id in [id for id, knob in self._concrete.items() if knob.instance == instance]:
+            del self._concrete[id]

@@ -1,0 +1,83 @@
+"""How a knob is reached: an address is read as text and written as text. Standard library only, Python 3.9.
+
+    /proc/sys/vm/swappiness        a file
+    task:1234/nice                 what comes before the first colon names the module
+
+The daemon's adapters and repair.py reach the host through the same lines. repair.py runs without the package,
+from a copy of this directory beside it, so nothing here imports anything of ours. Must not know catalogue,
+types, rows or policies. The text that `read` gives can be written as it is: everything is put back so.
+"""
+
+# Paths are strings here, as in repair.py: the way back imports little.
+# ruff: noqa: PTH115, PTH116
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from . import files
+
+MODULES: dict[str, str] = {}  # what stands before the colon -> the module beside this one
+
+
+def read(address: str) -> str:
+    """The text that the kernel shows. OSError; FileNotFoundError if there is no such thing now."""
+    return files.read(address) if address.startswith("/") else str(_module(address).read(address))
+
+
+def write(address: str, text: str) -> None:
+    """One write. OSError with the kernel's errno."""
+    if address.startswith("/"):
+        files.write(address, text)
+    else:
+        _module(address).write(address, text)
+
+
+def usable(address: str) -> None:
+    """OSError if a write would be refused whatever its value, as far as can be told without one."""
+    if address.startswith("/"):
+        files.usable(address)
+    elif hasattr(module := _module(address), "usable"):
+        module.usable(address)
+
+
+def gone(identity: str) -> str:
+    """Why the very thing that was meant is there no more, "" if it is.
+
+    An identity is `scheme:value@where`: another disk, interface or task may have taken the name.
+    """
+    scheme, _, rest = identity.partition(":")
+    if scheme not in IDENTITIES:
+        return f"its identity {identity} is of a kind unknown here" if identity else ""
+    value, _, where = rest.partition("@")
+    try:
+        now = IDENTITIES[scheme](where)
+    except OSError as error:
+        return f"{where or scheme}: {os.strerror(error.errno or 0)}"
+    return "" if now == value else f"{where or scheme} is another one now ({scheme} {now}, was {value})"
+
+
+def _module(address: str) -> Any:
+    scheme = address.partition(":")[0]
+    if scheme not in MODULES:
+        raise OSError(errno.EOPNOTSUPP, f"no way to reach {address}")
+    return importlib.import_module("." + MODULES[scheme], __name__)
+
+
+def _netns(_: str) -> str:
+    return os.readlink("/proc/self/ns/net")[len("net:") :]
+
+
+def _inode(path: str) -> str:
+    return str(os.stat(path).st_ino)
+
+
+# scheme -> the value that is at that place now; OSError if nothing is
+IDENTITIES: dict[str, Callable[[str], str]] = {
+    "netns": _netns,
+    "inode": _inode,
+}
