@@ -15,7 +15,7 @@ STABLE_S = 60.0  # one that lived this long starts counting afresh
 
 
 class Child:
-    """One process at a time; its end of the socket is told by `--fd N`. Times are seconds of any steady clock."""
+    """One process at a time, told its end of the socket by `--fd N`. Times are seconds of a steady clock."""
 
     def __init__(self, command: tuple[str, ...], kind: socket.SocketKind) -> None:
         self.command = command

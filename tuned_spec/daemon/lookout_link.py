@@ -1,7 +1,7 @@
 """The daemon's end of the lookout: starts it, reads its news, starts it anew; says when to look for oneself.
 
-Owns the lookout's process and what becomes of a lost or refused one: a scan now, then every SCAN_S, so that
-without it tasks are found late and never not at all. Must not know what is done about the news.
+Owns the lookout's process and what becomes of a lost or refused one: a scan now, then every SCAN_S, so
+that without it tasks are found late, but found. Must not know what is done about the news.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from tuned_spec.lookout.messages import PACKET, Deaf, Lost, News, Tasks, unpack
 
 PROGRAM = (sys.executable, "-m", "tuned_spec.lookout")
 PACKETS_AT_ONCE = 32  # so that a flood cannot hold the loop
-SCAN_S = 10.0  # between looks for oneself while the lookout is silent
+SCAN_S = 10.0  # between looks for oneself while the lookout does not hear
+HEARING_SCAN_S = 60.0  # and while it does: a process can be moved to a cgroup, and then executes nothing
 
 
 class LookoutLink(Child):
@@ -60,8 +61,8 @@ class LookoutLink(Child):
                 self.deaf[piece.of] = piece.why
 
     def scanned(self, t: float) -> None:
-        """Somebody looked for himself; the next look is only needed while it does not hear, or for a change."""
-        self.scan_at = t + (SCAN_S if self.why else 3 * SCAN_S)
+        """Somebody looked for himself: when to do so next, should nothing be lost before."""
+        self.scan_at = t + (SCAN_S if self.why else HEARING_SCAN_S)
 
     def give_up(self, t: float) -> None:
         super().give_up(t)

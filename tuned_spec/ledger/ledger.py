@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
-from tuned_spec.knobs import reach
+from tuned_spec.knobs import reach, tasks
 from tuned_spec.knobs.adapters import Adapter
+from tuned_spec.knobs.instances import concrete
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
@@ -33,7 +36,30 @@ from tuned_spec.model import (
     Value,
     Write,
     Writes,
+    entry_of,
 )
+
+ROUNDS = 3  # of looking for tasks that were forked while others were written
+
+
+class Scope(NamedTuple):
+    """A selector that is not as it was found, whether or not it means a task just now."""
+
+    original: Value  # what it showed at first: stands for each task's own
+    value: Value  # what it was last set to
+    trial: str
+    rule: str
+    held: str = ""  # its on_stop, once confirmed
+
+
+class Plan(NamedTuple):
+    """Writes, and what they come to: a selector's becomes one to each of its tasks."""
+
+    asked: Writes
+    writes: Writes
+    selector_of: Mapping[str, str]  # task's knob -> the selector
+    heirs: Mapping[str, Row]  # task's knob -> a row as that of the task it has inherited from
+    seen: Collection[str]  # tasks that were there when this was made
 
 
 class Applied(Frozen, frozen=True):
@@ -66,6 +92,10 @@ class Ledger:
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = Couplings(catalogue)
         self._places: dict[str, tuple[str, int]] = {}
+        self._scopes: dict[str, Scope] = {}
+        self._members: dict[
+            str, Knob
+        ] = {}  # of the tasks in the journal; the catalogue would keep them for ever
 
     # ------------------------------------------------------------------------------- reading
 
@@ -84,6 +114,8 @@ class Ledger:
 
     def original(self, knob: str) -> Value | None:
         """The value before our first write, if the knob is managed now."""
+        if knob in self._scopes:
+            return self._scopes[knob].original
         row = self._journal.rows.get(knob)
         if row is None or row.status not in repair.ACTIVE:
             return None
@@ -95,9 +127,10 @@ class Ledger:
         "absent"; "read_only"; "irreversible": a one-way switch, a partner that cannot be read, or a
         pair that zero each other and are both 0 (then no write leads back).
         """
-        entry = self._catalogue.get(knob)
-        if entry is None:
-            return Refusal("absent", knob, "is not in the catalogue")
+        try:
+            entry = self._knob(knob)
+        except KnobAbsent as e:
+            return Refusal("absent", knob, e.what)
         available = self._adapters[entry.adapter].probe(entry)
         if not available.present:
             return Refusal("absent", knob, available.why)
@@ -126,10 +159,62 @@ class Ledger:
         On a refused write all knobs of this call are put back to what they were before it, then the
         KnobRefused is raised. KnobRefused also before any write: no way back (see `reversible`), the knob
         is another open trial's, or somebody else's value is on it. JournalError: nothing was written.
+
+        A selector is written task by task: those that it means now, and those of ours that it meant before or
+        that have inherited from them. Its value at first means to each task its own original. A task that
+        ends, or is somebody else's, or cannot be read, is left out; with none left the selector is absent.
         """
         start = self._clock()
-        writes = self._written(writes)
-        rows, texts = self._before(trial, rule, writes)
+        self._forget()
+        selectors = {w.knob: w.value for w in writes if self._is_selector(w.knob)}
+        for knob in selectors.keys() - self._scopes.keys():
+            if refusal := self.reversible(knob):
+                raise _refused(refusal)
+        plan = self._plan(writes)
+        texts = self._change(trial, rule, plan)
+        before, after = self._seen(writes, texts)
+        for knob, value in selectors.items():
+            scope = self._scopes.get(knob)
+            original = scope.original if scope else self._parsed(before[knob], knob)
+            self._scopes[knob] = Scope(original, value, trial, rule)
+        for _ in range(ROUNDS if selectors else 0):  # what was forked while we looked and wrote
+            late = self._plan(writes, texts, late=True)
+            if not late.writes:
+                break
+            try:
+                texts |= self._change(trial, rule, late)
+            except (KnobError, JournalError):
+                break  # these keep what they have: the restore looks for heirs once more
+        return Applied(
+            trial=trial,
+            before=self._arm(before),
+            after=tuple(Write(knob, value) for knob, value in after.items()),
+            rounded=tuple(w.knob for w in plan.asked if w.knob in after and after[w.knob] != w.value),
+            seconds=self._clock() - start,
+        )
+
+    def join(self, among: Collection[int] | None = None) -> None:
+        """Give the tasks of these processes (None: of all) what the selectors that mean them are set to now.
+
+        JournalError: they keep their own value. A task that refuses does too.
+        """
+        self._forget()
+        for knob, scope in self._scopes.items():
+            if scope.value == scope.original:
+                continue
+            late = self._plan((Write(knob, scope.value),), late=True, among=among)
+            if late.writes:
+                try:
+                    self._change(scope.trial, scope.rule, late)
+                except KnobError:
+                    continue
+                if scope.held:
+                    self.hold(scope.trial, scope.held)
+
+    def _change(self, trial: str, rule: str, plan: Plan) -> dict[str, str]:
+        """The transaction. knob -> what it showed before."""
+        rows, texts = self._before(trial, rule, plan)
+        writes = tuple(w for w in plan.writes if w.knob in texts)
         asked = [(w.knob, self._text(w.knob, w.value)) for w in writes]
         pending = self._pending(writes)
         intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
@@ -138,10 +223,10 @@ class Ledger:
         receipts = self._journal.intend(intent, asked)
         self._checkpoint("apply:after_intent")
         try:
-            self._prove([row for row in intent if was[row.knob] is None])
+            self._prove([r for r in intent if was[r.knob] is None and r.original == texts[r.knob]])
             self._write(receipts)
             self._checkpoint("apply:after_write")
-            settled = [r._replace(ours=repair.read(r), pending="") for r in intent]
+            settled = [_read_back(row) for row in intent]
             self._checkpoint("apply:after_read_back")
             self._journal.settle(settled)
         except (KnobError, JournalError, OSError) as e:
@@ -155,14 +240,28 @@ class Ledger:
                 ) from e
             raise
         self._checkpoint("apply:settled")
-        after = tuple(Write(w.knob, self._parsed(self._journal.rows[w.knob].ours, w.knob)) for w in writes)
-        return Applied(
-            trial=trial,
-            before=self._arm(texts),
-            after=after,
-            rounded=tuple(a.knob for a, w in zip(after, writes, strict=True) if a.value != w.value),
-            seconds=self._clock() - start,
-        )
+        return texts
+
+    def _seen(self, writes: Writes, texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Value]]:
+        """What was seen before and after; of a selector, by most of its tasks. KnobAbsent: none lives."""
+        before: dict[str, str] = {}
+        after: dict[str, Value] = {}
+        tasks_of: dict[str, list[Row]] = {w.knob: [] for w in writes if self._is_selector(w.knob)}
+        for knob, text in texts.items():
+            row = self._journal.rows[knob]
+            if row.is_task and row.group in tasks_of:
+                tasks_of[row.group].append(row)
+            else:
+                before[knob] = text
+        for write in self._written(tuple(w for w in writes if w.knob not in tasks_of)):
+            after[write.knob] = self._parsed(self._journal.rows[write.knob].ours, write.knob)
+        for selector, rows in tasks_of.items():
+            living = [row.ours for row in rows if row.status in repair.ACTIVE]
+            if not living:
+                raise KnobAbsent(selector, "write", "all its tasks have ended", hint="nothing is changed")
+            before[selector] = self._prevailing(selector, [texts[row.knob] for row in rows])
+            after[selector] = self._parsed(self._prevailing(selector, living), selector)
+        return before, after
 
     def hold(self, trial: str, on_stop: str = "back") -> None:
         """The trial is confirmed. `on_stop`: "back" or "keep". JournalError: it stays provisional."""
@@ -174,6 +273,9 @@ class Ledger:
         self._checkpoint("hold:before")
         if held:
             self._journal.intend(held, ())
+        for knob, scope in self._scopes.items():
+            if scope.trial == trial:
+                self._scopes[knob] = scope._replace(held=on_stop)
         self._checkpoint("hold:after")
 
     def restore(self, knobs: Collection[str] | None = None) -> tuple[Outcome, ...]:
@@ -181,39 +283,58 @@ class Ledger:
 
         Never raises for a knob or for the journal: each Outcome says what came of it.
         """
-        groups = None if knobs is None else {row.group for row in self.rows() if row.knob in knobs}
+        groups = (
+            None if knobs is None else {row.group for row in self.rows() if row.knob in knobs} | set(knobs)
+        )
         rows = [row for row in self.rows() if groups is None or row.group in groups]
         outcomes = repair.restore(rows, self._journal.boot_id, self._journal.mark, self._checkpoint)
+        said = {outcome.knob: outcome.status for outcome in outcomes}
+        for knob, scope in tuple(self._scopes.items()):
+            if groups is None or knob in groups:
+                if knob not in said:
+                    why = "all its tasks have ended"
+                    outcomes.append(repair.Outcome(knob, "", str(scope.original), repair.VOID, why))
+                if said.get(knob) != "failed":
+                    del self._scopes[knob]
         return tuple(Outcome(*outcome) for outcome in outcomes)
 
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
+        ended: list[Row] = []
         for row in self.rows():
             if row.status in (RowStatus.OPEN, RowStatus.HELD):
                 try:
                     found = repair.read(row)
                 except OSError:
+                    if row.is_task and reach.gone(row.identity):
+                        ended.append(row._replace(status=RowStatus.VOID.value))
                     continue  # gone or refused: a restore says so
-                if _is_foreign(row, found):
+                if not _is_foreign(row, found):
+                    continue
+                if row.is_task and reach.gone(row.identity):  # its number is another's now
+                    ended.append(row._replace(status=RowStatus.VOID.value))
+                else:
                     theirs.append((row, found))
-        return self._disown(theirs)
+        if ended:
+            self._journal.mark(ended)
+        return self._disown(theirs) + self._given_up({row.group for row, _ in theirs if row.is_task})
 
     def release(self, knob: str) -> None:
         """Take a foreign knob (and those coupled with it) up again: its value now is the next original."""
         row = self._journal.rows.get(knob)
-        if row is not None:
-            self._journal.mark(
-                r._replace(status=RowStatus.VOID.value)
-                for r in self.rows()
-                if r.group == row.group and r.status == RowStatus.FOREIGN
-            )
+        bond = row.bond if row is not None else knob
+        self._journal.mark(
+            r._replace(status=RowStatus.VOID.value)
+            for r in self.rows()
+            if (r.bond == bond or r.group == knob) and r.status == RowStatus.FOREIGN
+        )
 
     # ------------------------------------------------------------------------------ the parts
 
     def _knob(self, knob: str) -> Knob:
         try:
-            return self._catalogue[knob]
+            return self._members.get(knob) or self._catalogue[knob]
         except KeyError:
             raise KnobAbsent(
                 knob, "probe", "is not in the catalogue", hint="see `tuned-spec knobs`"
@@ -239,7 +360,69 @@ class Ledger:
         row = self._journal.rows.get(knob)
         return row if row is not None and row.status in repair.ACTIVE else None
 
+    def _is_selector(self, knob: str) -> bool:
+        entry = self._catalogue.get(knob)
+        return entry is not None and entry.per == "task" and not tasks.is_member(entry)
+
+    def _prevailing(self, knob: str, texts: Iterable[str]) -> str:
+        entry = self._knob(knob)
+        return self._adapters[entry.adapter].prevailing(entry, texts)
+
+    def _forget(self) -> None:
+        """What is over of tasks: there is no end of them."""
+        self._journal.forget()
+        self._members = {knob: entry for knob, entry in self._members.items() if knob in self._journal.rows}
+
+    def _tasks(self, selector: str) -> dict[str, Row]:
+        """The rows of a selector's tasks."""
+        return {row.knob: row for row in self.rows() if row.group == selector and row.status in repair.ACTIVE}
+
+    def _plan(
+        self,
+        writes: Writes,
+        worn: Mapping[str, str] = MappingProxyType({}),
+        late: bool = False,
+        among: Collection[int] | None = None,
+    ) -> Plan:
+        """What is to be written: a selector's write becomes one to each of its tasks.
+
+        `late`: only the tasks without a row. `worn`: what tasks of ours showed until just now, for their
+        heirs to be known by. `among`: only tasks of these processes, and no heirs.
+        """
+        plain = tuple(w for w in writes if not self._is_selector(w.knob))
+        meant = [] if late else list(self._written(plain))
+        selector_of: dict[str, str] = {}
+        all_heirs: dict[str, Row] = {}
+        seen: set[str] = set()
+        for write in writes:
+            if not self._is_selector(write.knob):
+                continue
+            entry, rows, scope = self._knob(write.knob), self._tasks(write.knob), self._scopes.get(write.knob)
+            heirs = {} if among is not None else {r.knob: r for r in repair.heirs(rows.values(), worn)}
+            known = {tasks.tid_of(knob) for knob in rows} if late else ()
+            found = {one.id: one for one in self._adapters[entry.adapter].members(entry, among, known)}
+            for knob in heirs.keys() - found.keys():
+                found[knob] = concrete(self._catalogue[entry_of(knob)], knob.partition("@")[2], {})
+            self._members |= found
+            all_heirs |= heirs
+            seen |= found.keys()
+            for knob in dict.fromkeys((*rows, *found)):
+                row = self._managed(knob)
+                if row is not None and (late or row.status == RowStatus.FOREIGN):
+                    continue
+                value = write.value
+                if scope and value == scope.original:
+                    row = row or heirs.get(knob)
+                    if row is None:
+                        continue  # it shows its own already
+                    value = self._parsed(row.original, write.knob)
+                selector_of[knob] = write.knob
+                meant.append(Write(knob, value))
+        return Plan(writes, tuple(meant), selector_of, all_heirs, seen)
+
     def _place(self, knob: str) -> tuple[str, int]:
+        if not self._couplings.of(knob):
+            return knob, 0
         if knob not in self._places:
             self._places[knob] = self._placed(knob)
         return self._places[knob]
@@ -277,32 +460,50 @@ class Ledger:
                 real |= originals
         return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._place(kv[0])[1]))
 
-    def _before(self, trial: str, rule: str, writes: Writes) -> tuple[list[Row], dict[str, str]]:
-        """The rows of the knobs and all their partners, and what each shows now; or KnobRefused."""
+    def _before(self, trial: str, rule: str, plan: Plan) -> tuple[list[Row], dict[str, str]]:
+        """The rows of the knobs and all their partners, and what each shows now; or KnobRefused.
+
+        A selector's task that has ended, is somebody else's or cannot be taken is left out, unless all are.
+        """
         wanted: dict[str, None] = {}
-        for write in writes:
+        for write in plan.writes:
             wanted[write.knob] = None
             wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if k is not _ORDERED)
         rows: list[Row] = []
         texts: dict[str, str] = {}
+        left_out: KnobError | None = None
         for knob in wanted:
             row = self._managed(knob)
-            if row is not None and (why := reach.gone(row.identity)):
-                self._journal.mark([row._replace(status=RowStatus.VOID.value)])
-                raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
-            if row is None:
-                row = self._first(knob, trial, rule)
-                texts[knob] = row.original
-            elif row.status == RowStatus.OPEN and row.trial != trial:
+            if row is not None and row.status == RowStatus.OPEN and row.trial != trial:
                 raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
-            elif row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
-                raise KnobRefused(
-                    knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
-                )
-            else:
-                texts[knob] = self._ours(row)
+            try:
+                row, texts[knob] = self._one_before(knob, trial, rule, plan)
+            except KnobError as e:
+                if knob not in plan.selector_of:
+                    raise
+                left_out = e
+                continue
             rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
+        if not rows:
+            raise left_out or KnobAbsent(plan.asked[0].knob, "write", "no task matches it now")
         return rows, texts
+
+    def _one_before(self, knob: str, trial: str, rule: str, plan: Plan) -> tuple[Row, str]:
+        row = self._managed(knob)
+        if row is not None and knob not in plan.seen and (why := reach.gone(row.identity)):
+            self._journal.mark([row._replace(status=RowStatus.VOID.value)])
+            raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
+        if row is None and knob in plan.heirs:
+            heir = plan.heirs[knob]
+            return self._journal.take(heir), heir.ours
+        if row is None:
+            row = self._first(knob, trial, rule, plan.selector_of.get(knob))
+            return row, row.original
+        if row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
+            raise KnobRefused(
+                knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
+            )
+        return row, self._ours(row)
 
     def _ours(self, row: Row) -> str:
         """What a managed knob shows now; KnobRefused if that is somebody else's."""
@@ -322,16 +523,15 @@ class Ledger:
             )
         return found
 
-    def _first(self, knob: str, trial: str, rule: str) -> Row:
+    def _first(self, knob: str, trial: str, rule: str, selector: str | None) -> Row:
         """A new row, with the value now as the original."""
         entry = self._knob(knob)
-        refusal = self.reversible(knob)
-        if refusal is not None:
-            error = KnobAbsent if refusal.code == "absent" else KnobRefused
-            raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
+        if not selector and (refusal := self.reversible(knob)):
+            raise _refused(refusal)
         adapter = self._adapters[entry.adapter]
+        since = self._clock()
         text = self._text(knob, self.value(knob))
-        group, rank = self._place(knob)
+        group, rank = (selector, 0) if selector else self._place(knob)
         return self._journal.take(
             Row(
                 id=0,
@@ -351,6 +551,7 @@ class Ledger:
                 status=RowStatus.OPEN.value,
                 on_stop="back",
                 boot_id="",
+                since=since,
             )
         )
 
@@ -382,6 +583,8 @@ class Ledger:
             try:
                 repair.write(row, row.original)
             except OSError as e:
+                if row.is_task and reach.gone(row.identity):
+                    continue
                 raise KnobRefused(
                     row.knob,
                     "write",
@@ -405,6 +608,9 @@ class Ledger:
                     self._adapters[knob.adapter].write(receipt, knob)
                 except KnobRefused as e:
                     refused.append((receipt, e))
+                except KnobAbsent:
+                    if receipt.knob not in self._members:  # a task has ended
+                        raise
                 self._checkpoint(f"apply:wrote:{receipt.knob}")
             if len(refused) == len(left):
                 raise refused[0][1]
@@ -439,14 +645,28 @@ class Ledger:
 
     def _disown(self, theirs: Collection[tuple[Row, str]]) -> tuple[ForeignWrite, ...]:
         """Mark these, and those coupled with them, as somebody else's."""
-        groups = {row.group for row, _ in theirs}
-        gone = [row for row in self.rows() if row.group in groups and row.status in repair.ACTIVE]
+        bonds = {row.bond for row, _ in theirs}
+        gone = [row for row in self.rows() if row.bond in bonds and row.status in repair.ACTIVE]
         if gone:
             self._journal.mark(row._replace(status=RowStatus.FOREIGN.value) for row in gone)
         return tuple(
             ForeignWrite(row.knob, self._parsed(row.ours, row.knob), self._parsed(found, row.knob))
             for row, found in theirs
         )
+
+    def _given_up(self, selectors: Collection[str]) -> tuple[ForeignWrite, ...]:
+        """Of these, those whose tasks are all somebody else's: then the selector is, too."""
+        lost = []
+        for selector in selectors & self._scopes.keys():
+            rows = self._tasks(selector).values()
+            if all(row.status == RowStatus.FOREIGN for row in rows):
+                scope = self._scopes.pop(selector)
+                try:
+                    found: Value = self.value(selector)
+                except KnobError:
+                    found = scope.original  # they have ended by now
+                lost.append(ForeignWrite(selector, scope.value, found))
+        return tuple(lost)
 
 
 _ORDERED = CouplingKind.ORDERED
@@ -467,10 +687,13 @@ class Couplings:
         for entry in catalogue.values():
             for c in entry.coupled:
                 self._named_by.setdefault(c.partner, []).append(entry.id)
+        self._coupled = {entry.id for entry in catalogue.values() if entry.coupled} | self._named_by.keys()
         self._known: dict[str, dict[str, CouplingKind]] = {}
 
     def of(self, knob: str) -> Mapping[str, CouplingKind]:
         """partner -> kind; nothing for a knob that this version's catalogue does not have."""
+        if not self._coupled & {knob, entry_of(knob)}:
+            return {}  # and nothing to remember: tasks come and go
         if knob not in self._known:
             self._known[knob] = self._found(knob) if knob in self._catalogue else {}
         return self._known[knob]
@@ -485,6 +708,21 @@ class Couplings:
                 if c.partner == knob:
                     found.setdefault(other.id, c.kind)
         return found
+
+
+def _refused(refusal: Refusal) -> KnobError:
+    error = KnobAbsent if refusal.code == "absent" else KnobRefused
+    return error(refusal.knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
+
+
+def _read_back(row: Row) -> Row:
+    """As settled; of a task that has ended meanwhile nothing is left to put back."""
+    try:
+        return row._replace(ours=repair.read(row), pending="")
+    except FileNotFoundError:
+        if row.is_task:
+            return row._replace(status=RowStatus.VOID.value, pending="")
+        raise
 
 
 def _joined(texts: list[str]) -> str:

@@ -16,12 +16,13 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from . import files
 
-MODULES: dict[str, str] = {}  # what stands before the colon -> the module beside this one
+MODULES: dict[str, str] = {"task": "task"}  # what stands before the colon -> the module beside this one
 
 
 def read(address: str) -> str:
@@ -65,7 +66,8 @@ def _module(address: str) -> Any:
     scheme = address.partition(":")[0]
     if scheme not in MODULES:
         raise OSError(errno.EOPNOTSUPP, f"no way to reach {address}")
-    return importlib.import_module("." + MODULES[scheme], __name__)
+    name = f"{__name__}.{MODULES[scheme]}"
+    return sys.modules.get(name) or importlib.import_module(name)
 
 
 def _netns(_: str) -> str:
@@ -76,8 +78,13 @@ def _inode(path: str) -> str:
     return str(os.stat(path).st_ino)
 
 
+def _start(tid: str) -> str:
+    return str(_module("task:").start(tid))
+
+
 # scheme -> the value that is at that place now; OSError if nothing is
 IDENTITIES: dict[str, Callable[[str], str]] = {
     "netns": _netns,
     "inode": _inode,
+    "start": _start,
 }

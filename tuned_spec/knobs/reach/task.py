@@ -27,7 +27,7 @@ Whoever had set a task to just that number gets the default back: the same until
 """
 
 # Standard library, Python 3.9: repair uses it without the package. Paths are strings, as in repair.py.
-# ruff: noqa: PTH115, PTH119, PTH208
+# ruff: noqa: PTH115, PTH116, PTH119, PTH208
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ import fnmatch
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
+
+from . import files
 
 # sched_setattr, sched_getattr, ioprio_set, ioprio_get: the kernel's syscall tables
 _GENERIC = (274, 275, 30, 31)
@@ -58,6 +60,7 @@ _WHO_PROCESS = 1  # IOPRIO_WHO_PROCESS: of one thread
 _POLICIES = ("other", "fifo", "rr", "batch", "4", "idle", "deadline", "ext")
 _CLASSES = ("none", "rt", "be", "idle")
 FAIR = ("other", "batch", "idle")
+CAP_SYS_NICE = 23
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD
 TICKS = os.sysconf("SC_CLK_TCK")  # of /proc/PID/stat's start time, a second
 
@@ -82,15 +85,30 @@ def write(address: str, text: str) -> None:
         raise OSError(errno.EINVAL, f"{text!r} is nothing for {attribute}", address) from e
 
 
-def gone(start: str, tid: str) -> str:
-    """ "" if the task of that TID is the one that started then (clock ticks after boot), else why not."""
+def usable(address: str) -> None:
+    """OSError if what is written might not be taken back; FileNotFoundError if the task is gone.
+
+    Without CAP_SYS_NICE a nice that was raised stays raised, an idle policy idle, and so on. An OOM score
+    needs no such thing: the kernel's floor (oom_score_adj_min) moves only with a write by CAP_SYS_RESOURCE,
+    so that what was raised without it can be lowered again without it (fs/proc/base.c, __set_oom_adj).
+    """
+    tid, attribute = _taken(address)
+    os.stat(f"/proc/{tid}")
+    if attribute != "oom_score_adj" and not _effective() >> CAP_SYS_NICE & 1:
+        raise PermissionError(
+            errno.EPERM, "without CAP_SYS_NICE what is written cannot be taken back", address
+        )
+
+
+def start(tid: str) -> str:
+    """What tells a task from another of its number: clock ticks after boot. OSError if it has ended."""
     try:
         now = stat(int(tid))
-    except (FileNotFoundError, ProcessLookupError):
-        return f"task {tid} has ended"
-    if now.start != int(start):
-        return f"task {tid} has ended; its number is another's now"
-    return f"task {tid} has ended" if now.dead else ""
+    except ProcessLookupError:
+        now = None
+    if now is None or now.dead:
+        raise FileNotFoundError(errno.ENOENT, "the task has ended", tid)
+    return str(now.start)
 
 
 # ------------------------------------------------------------------------------ the tasks
@@ -115,11 +133,7 @@ class Task(NamedTuple):
 def stat(tid: int, tgid: int = 0, proc: str = "/proc") -> Task:
     """OSError if it is gone."""
     path = f"{proc}/{tgid}/task/{tid}/stat" if tgid else f"{proc}/{tid}/stat"
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, 4096).decode("utf-8", "replace")
-    finally:
-        os.close(fd)
+    text = files.read(path)
     head, _, tail = text.rpartition(")")
     words = tail.split()
     comm = head.partition("(")[2]
@@ -211,14 +225,24 @@ def selector(text: str) -> Selector:
     return Selector(parts["exe"], cgroup, hierarchy)
 
 
-def matching(wanted: Selector, among: Iterable[int] | None = None, proc: str = "/proc") -> list[Task]:
-    """The living tasks of all processes that a selector means, or of those `among` these processes."""
+def matching(
+    wanted: Selector,
+    among: Iterable[int] | None = None,
+    known: Container[int] = (),
+    proc: str = "/proc",
+) -> list[Task]:
+    """The living tasks of all processes that a selector means, or of those `among` these processes.
+
+    Of `known` TIDs the caller needs nothing.
+    """
     ours = os.getpid()
     found = []
     for pid in processes(proc) if among is None else among:
         if pid in (1, ours) or not wanted.matches(pid, proc):
             continue
         for tid in threads(pid, proc):
+            if tid in known:
+                continue
             try:
                 task = stat(tid, pid, proc)
             except OSError:
@@ -244,28 +268,42 @@ def heirs(elders: Mapping[int, float], proc: str = "/proc") -> list[tuple[Task, 
         except OSError:
             continue
     home = {pid: pid for pid in parents if pid in elders}
-    for tid in sorted(elders.keys() - home.keys()):
+    here = {tid for pid in home for tid in threads(pid, proc)}
+    for tid in sorted(elders.keys() - here):  # whose main thread is no elder
         try:
             home.setdefault(process_of(tid, proc), tid)
         except OSError:
             continue
     found = []
     for pid in parents:
-        here, steps = pid, 0
-        while here not in home and here in parents and steps < len(parents):
-            here, steps = parents[here], steps + 1
-        if here not in home:
+        above, steps = pid, 0
+        while above not in home and above in parents and steps < len(parents):
+            above, steps = parents[above], steps + 1
+        if above not in home:
             continue
-        elder = home[here]
+        elder = home[above]
         since = int(elders[elder] * TICKS)
         for tid in threads(pid, proc):
+            if tid in elders:
+                continue
             try:
                 task = stat(tid, pid, proc)
             except OSError:
                 continue
-            if tid not in elders and not task.dead and task.start >= since:
+            if not task.dead and task.start >= since:
                 found.append((task, elder))
     return found
+
+
+def neighbours(text: str, elder: int, since: float) -> list[tuple[Task, int]]:
+    """The same for all in the cgroup of a selector, started then or later: their parents need not live."""
+    try:
+        wanted = selector(text)
+    except ValueError:
+        return []  # a row of one task alone
+    if not wanted.cgroup:
+        return []
+    return [(one, elder) for one in matching(wanted) if one.start >= int(since * TICKS)]
 
 
 # ------------------------------------------------------------------------- one by one
@@ -331,9 +369,9 @@ def _set_slice(tid: int, ns: int) -> None:
 
 
 def _attributes(tid: int) -> tuple[int, ...]:
-    buffer = ctypes.create_string_buffer(_ATTR.size)
-    _call(1, tid, buffer, _ATTR.size, 0)
-    return _ATTR.unpack(buffer.raw)
+    buffer = bytearray(_ATTR.size)
+    _call(1, tid, (ctypes.c_char * _ATTR.size).from_buffer(buffer), _ATTR.size, 0)
+    return _ATTR.unpack(buffer)
 
 
 _base = [0, 0]  # what our own slice was when the base slice was found, and the base slice
@@ -396,30 +434,17 @@ def _write_cpus(tid: int, text: str) -> None:
 
 
 def _read_autogroup(tid: int) -> str:
-    words = _of_file(tid, "autogroup").split()
+    words = files.read(f"/proc/{tid}/autogroup").split()
     if len(words) != 3:
         raise OSError(errno.EINVAL, "the task is in no autogroup")
     return words[2]
 
 
-def _of_file(tid: int, name: str) -> str:
-    fd = os.open(f"/proc/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(fd, 256).decode("utf-8", "replace").strip()
-    finally:
-        os.close(fd)
-
-
-def _to_file(tid: int, name: str, text: str) -> None:
-    fd = os.open(f"/proc/{tid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, str(int(text)).encode())
-    finally:
-        os.close(fd)
-
-
 def _file(name: str) -> tuple[Callable[[int], str], Callable[[int, str], None]]:
-    return (lambda tid: _of_file(tid, name)), (lambda tid, text: _to_file(tid, name, text))
+    def write_number(tid: int, text: str) -> None:
+        files.write(f"/proc/{tid}/{name}", str(int(text)))
+
+    return (lambda tid: files.read(f"/proc/{tid}/{name}")), write_number
 
 
 _oom, _slack, _autogroup = _file("oom_score_adj"), _file("timerslack_ns"), _file("autogroup")
@@ -458,11 +483,24 @@ def is_fair(tid: int) -> bool:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def _effective() -> int:
+    """The effective capabilities, the lower 32."""
+    header, data = (
+        struct.pack("=Ii", 0x20080522, 0),
+        ctypes.create_string_buffer(24),
+    )  # version 3, this thread
+    _libc.capget(header, data)
+    effective: int = struct.unpack_from("=I", data)[0]
+    return effective
+
+
+_numbers = _CALLS.get(os.uname().machine)
+
+
 def _call(which: int, *args: object) -> int:
-    numbers = _CALLS.get(os.uname().machine)
-    if numbers is None:
+    if _numbers is None:
         raise OSError(errno.ENOSYS, f"unknown system calls of {os.uname().machine}")
-    result: int = _libc.syscall(numbers[which], *args)
+    result: int = _libc.syscall(_numbers[which], *args)
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
