@@ -219,6 +219,38 @@ class Rule(Frozen, frozen=True):
     dwell_s: float | None = None
 
 
+class Span(Frozen, frozen=True):
+    """The room of one number that a search may move: a whole knob, or one `field` of a tuple."""
+
+    knob: str
+    low: int
+    high: int
+    field: int | None = None
+    quantum: int = 1
+
+
+class Climb(Frozen, frozen=True):
+    """A search for the best setting of one to four numbers while the workload runs.
+
+    It stops where less than `expect.min_effect` is to be gained. `step`: one move changes a number by at
+    most this factor. `every_s`: one move a window of this many seconds.
+    """
+
+    id: str
+    spans: tuple[Span, ...]
+    expect: Expect
+    reason: str
+    source: str
+    guard: tuple[Guard, ...] = ()
+    every_s: float = 1.0
+    step: float = 4.0
+    recheck_s: float = 60.0  # at rest: how often it asks itself whether what it knows is too old
+    confidence: float = 0.5
+    origin: str = ""  # file:line
+    settle_s: float | None = None  # None: what its slowest knob needs
+    dwell_s: float | None = None
+
+
 class Limit(Frozen, frozen=True):
     """A policy's narrowing of one knob, or of all the knobs of one entry. Numbers only where it is a number.
 

@@ -15,6 +15,7 @@ REPAIR = "repair.py"  # a copy of ledger/repair.py that survives the package, ru
 CONTROL = "control.sock"  # the daemon answers here, runtime directory
 METRICS = "metrics.sock"  # programs report gauges here, runtime directory
 HISTORY = "history.db"  # decisions and evidence (SQLite), state directory
+PRIORS = "priors.db"  # what was confirmed under which workload (SQLite), state directory
 
 DROPINS = Path("/etc/tuned-spec/policies.d")
 

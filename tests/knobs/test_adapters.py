@@ -228,10 +228,12 @@ def test_an_empty_text_is_refused_since_the_kernel_would_call_it_success(
         sysctl.write(a_receipt(sysctl, a_knob(), text), a_knob())
 
 
-def test_an_errno_without_a_hint_still_says_value_and_path(sysctl: Adapter, root: Path) -> None:
-    (root / "proc/sys/vm/first").symlink_to("/dev/full")
+def test_a_link_is_not_followed_and_an_errno_without_a_hint_says_value_and_path(
+    sysctl: Adapter, root: Path
+) -> None:
+    (root / "proc/sys/vm/first").symlink_to("/dev/null")
     with pytest.raises(
-        KnobRefused, match=r"'9' to .*/vm/first: No space left on device \[ENOSPC\]"
+        KnobRefused, match=r"'9' to .*/vm/first: Too many levels of symbolic links \[ELOOP\]"
     ) as raised:
         sysctl.write(a_receipt(sysctl, a_knob(), "9"), a_knob())
     assert raised.value.code == errno.ENOSPC

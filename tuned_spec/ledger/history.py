@@ -44,6 +44,9 @@ CHUNK = 500  # rows a transaction: a prune must not keep records waiting
 SPARED = 1000  # the newest rows are never too old: a clock stepped to 2099 must not empty the history
 
 
+_Row = tuple[Record, float, str]  # the record, the wall time, the boot
+
+
 class Entry(Frozen, frozen=True):
     """A Record as kept: when by the wall clock (seconds since the epoch) and in which boot."""
 
@@ -85,7 +88,7 @@ class History:
         self._keep_s = keep_days * DAY_S
         self._keep_bytes = keep_bytes
         self._wall = wall
-        self._queue: queue.Queue[tuple[Record, float, str] | None] = queue.Queue(queue_size)
+        self._queue: queue.Queue[_Row | Callable[[], None] | None] = queue.Queue(queue_size)
         self._full = 0  # counted by the caller; `dropped` is the sum, so that no counter has two writers
         self._lost = 0  # counted by the thread
         self._moved = ""
@@ -95,8 +98,15 @@ class History:
 
     def record(self, record: Record, wall: float, boot_id: str) -> None:
         """Hand one record over; returns at once, whatever the disk does."""
+        self._hand_over((record, wall, boot_id))
+
+    def do(self, job: Callable[[], None]) -> None:
+        """Other work that waits for the disk (`priors.save`), done by the same thread; it must not raise."""
+        self._hand_over(job)
+
+    def _hand_over(self, item: _Row | Callable[[], None]) -> None:
         try:
-            self._queue.put_nowait((record, wall, boot_id))
+            self._queue.put_nowait(item)
         except queue.Full:
             self._full += 1
             self.dropped = self._full + self._lost
@@ -134,14 +144,16 @@ class History:
         if db:
             db.close()
 
-    def _next_batch(self, timeout: float | None) -> list[tuple[Record, float, str]]:
-        """What is queued, as one transaction; waits for the first."""
-        batch = []
+    def _next_batch(self, timeout: float | None) -> list[_Row]:
+        """What is queued, as one transaction; waits for the first. Jobs are done on the way."""
+        batch: list[_Row] = []
         try:
             item = self._queue.get(timeout=timeout)
             while True:
-                if item:
+                if isinstance(item, tuple):
                     batch.append(item)
+                elif item:
+                    item()
                 if len(batch) >= CHUNK:
                     break
                 item = self._queue.get_nowait()
@@ -160,7 +172,7 @@ class History:
             return _open_to_write(self.path)
 
     def _recover(
-        self, db: sqlite3.Connection | None, error: Exception, batch: list[tuple[Record, float, str]]
+        self, db: sqlite3.Connection | None, error: Exception, batch: list[_Row]
     ) -> sqlite3.Connection | None:
         """After a failed write: a damaged file is replaced and the batch tried once more; else it is lost."""
         if db:
@@ -196,7 +208,7 @@ class History:
         self._moved = f"{self.path}: {error}; moved aside to {aside}, a new history was begun"
         self.fault = self._moved
 
-    def _insert(self, db: sqlite3.Connection, batch: list[tuple[Record, float, str]]) -> None:
+    def _insert(self, db: sqlite3.Connection, batch: list[_Row]) -> None:
         if self._moved and batch:
             record, wall, boot_id = batch[0]
             hint = "keep the moved file if you want to look into it, else delete it"

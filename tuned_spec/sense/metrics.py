@@ -102,6 +102,8 @@ METRICS: dict[str, Metric] = {
     "cpu.iowait": _cpu(DOWN, "idle while a task waited for I/O", "iowait"),
     "cpu.steal": _cpu(DOWN, "taken by other guests of the hypervisor", "steal"),
     "cpu.idle": _cpu(None, "idle, nothing to wait for", "idle"),
+    "cpu.softirq": _cpu(None, "in interrupts and softirqs", "irq", "softirq"),
+    "cpu.forks_per_s": _rate(STAT, "1/s", None, "processes and threads made", "processes"),
     "cpu.ctxt_per_s": _rate(STAT, "1/s", None, "context switches", "ctxt"),
     "cpu.irq_per_s": _rate(STAT, "1/s", None, "interrupts", "intr"),
     "cpu.running": _level(STAT, "count", None, "tasks that run or could (we are one)", "procs_running"),
@@ -129,6 +131,7 @@ METRICS: dict[str, Metric] = {
     "vm.allocstall_per_s": _rate(VMSTAT, "1/s", DOWN, "allocations that had to reclaim", *ALLOCSTALL),
     "vm.pswpin_per_s": _rate(VMSTAT, "pages/s", DOWN, "swapped in", "pswpin"),
     "vm.pswpout_per_s": _rate(VMSTAT, "pages/s", DOWN, "swapped out", "pswpout"),
+    "vm.pgfault_per_s": _rate(VMSTAT, "1/s", None, "page faults, major ones included", "pgfault"),
     "vm.pgmajfault_per_s": _rate(VMSTAT, "1/s", DOWN, "page faults that had to read", "pgmajfault"),
     "vm.refault_per_s": _rate(
         VMSTAT,
@@ -156,6 +159,8 @@ METRICS: dict[str, Metric] = {
         ("Tcp.RetransSegs",),
         ("Tcp.OutSegs", "Tcp.RetransSegs"),  # OutSegs does not count what is sent again
     ),
+    "tcp.in_segs_per_s": _rate(SNMP, "1/s", None, "segments received", "Tcp.InSegs"),
+    "tcp.out_segs_per_s": _rate(SNMP, "1/s", None, "segments sent, none of them again", "Tcp.OutSegs"),
     "tcp.established": _level(SNMP, "count", None, "connections open", "Tcp.CurrEstab"),
     "tcp.active_opens_per_s": _rate(SNMP, "1/s", None, "connections tried from here", "Tcp.ActiveOpens"),
     "tcp.passive_opens_per_s": _rate(SNMP, "1/s", None, "connections taken by listeners", "Tcp.PassiveOpens"),
@@ -188,6 +193,8 @@ METRICS: dict[str, Metric] = {
         NETSTAT, "1/s", DOWN, "TCP as a whole ran short of memory", "TcpExt.TCPMemoryPressures"
     ),
     "tcp.time_wait": _level(SOCKSTAT, "count", None, "sockets in TIME_WAIT", "tw"),
+    "udp.in_datagrams_per_s": _rate(SNMP, "1/s", None, "IPv4 datagrams received", "Udp.InDatagrams"),
+    "ip.in_bytes_per_s": _rate(NETSTAT, "bytes/s", None, "IPv4, headers included", "IpExt.InOctets"),
     "udp.rcvbuf_errors_per_s": _rate(
         SNMP, "1/s", DOWN, "IPv4 datagrams dropped, the receive buffer being full", "Udp.RcvbufErrors"
     ),
@@ -207,6 +214,8 @@ METRICS: dict[str, Metric] = {
     "disk.inflight": _level(DISKSTATS, "count", None, "requests in flight", "inflight"),
     "disk.read_ms": Metric("ms", DOWN, DISKSTATS, "a read took", Kind.RATIO, ("read_ms",), ("reads",)),
     "disk.write_ms": Metric("ms", DOWN, DISKSTATS, "a write took", Kind.RATIO, ("write_ms",), ("writes",)),
+    "disk.reads_per_s": _rate(DISKSTATS, "1/s", None, "read requests done", "reads"),
+    "disk.writes_per_s": _rate(DISKSTATS, "1/s", None, "write requests done", "writes"),
     "disk.read_bytes_per_s": _rate(DISKSTATS, "bytes/s", None, "read", "read_sectors", scale=512),
     "disk.write_bytes_per_s": _rate(DISKSTATS, "bytes/s", None, "written", "write_sectors", scale=512),
     "disk.read_share": Metric(

@@ -130,7 +130,7 @@ def _meminfo(fields: Collection[str], root: Path) -> Parser:
 
 
 def _stat(fields: Collection[str], root: Path) -> Parser:
-    keyed = _keyed(" ", ("ctxt", "intr", "procs_running", "procs_blocked"))
+    keyed = _keyed(" ", ("ctxt", "intr", "processes", "procs_running", "procs_blocked"))
     states = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
     def parse(data: bytes) -> Rows:
