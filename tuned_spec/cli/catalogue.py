@@ -31,6 +31,8 @@ class Host:
 
     def knob(self, name: str) -> Knob:
         """By id, or spelt as a path (`vm/swappiness`, `/proc/sys/vm/swappiness`)."""
+        if name in self.knobs:
+            return self.knobs[name]
         plain = name.removeprefix("/proc/sys/").replace("/", ".")
         if plain in self.knobs:
             return self.knobs[plain]

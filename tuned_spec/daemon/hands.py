@@ -6,7 +6,7 @@ kernel or a disk refuses can end the daemon. Decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -116,6 +116,14 @@ class Hands:
             return (*foreign, JournalChanged(self.clock(), False, str(error)), failed)
         applied = Applied(self.clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
         return (*foreign, applied)
+
+    def join(self, among: Collection[int] | None = None) -> tuple[Event, ...]:
+        """Tasks of these processes (None: of all) get what the selectors that mean them are set to."""
+        try:
+            self.ledger.join(among)
+        except JournalError as error:
+            return (JournalChanged(self.clock(), False, str(error)),)
+        return ()
 
     def hold(self, command: Hold) -> tuple[Event, ...]:
         try:

@@ -24,6 +24,7 @@ class LookoutLink(Child):
     """`receive` never blocks and never raises. `hear`: the lookout's ears, by name ("tasks")."""
 
     def __init__(self, hear: tuple[str, ...], command: tuple[str, ...] = PROGRAM) -> None:
+        self.hear = hear
         ears = tuple(word for name in hear for word in ("--hear", name))
         super().__init__(command + ears, socket.SOCK_SEQPACKET)
         self.deaf: dict[str, str] = {}  # what it will not hear -> why
@@ -49,7 +50,7 @@ class LookoutLink(Child):
                 self.why, self.scan_at = "; ".join(self.deaf.values()), t
             for piece in news:
                 self._take(piece, told, t)
-        return told, ""
+        return told, "it hears nothing" if self.deaf.keys() >= set(self.hear) else ""
 
     def _take(self, piece: News, told: list[Tasks], t: float) -> None:
         match piece:
@@ -65,7 +66,11 @@ class LookoutLink(Child):
         self.scan_at = t + (SCAN_S if self.why else HEARING_SCAN_S)
 
     def give_up(self, t: float) -> None:
+        """For now; for good if it is deaf to all that it was asked to hear."""
         super().give_up(t)
-        self.deaf.clear()
-        self.why = "the lookout does not run"
+        if self.deaf.keys() >= set(self.hear):
+            self.start_at, self.why = None, "; ".join(self.deaf.values())
+        else:
+            self.deaf.clear()
+            self.why = "the lookout does not run"
         self.scan_at = min(self.scan_at, t)

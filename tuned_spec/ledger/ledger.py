@@ -288,14 +288,13 @@ class Ledger:
         )
         rows = [row for row in self.rows() if groups is None or row.group in groups]
         outcomes = repair.restore(rows, self._journal.boot_id, self._journal.mark, self._checkpoint)
-        said = {outcome.knob: outcome.status for outcome in outcomes}
+        said = {outcome.knob for outcome in outcomes}
         for knob, scope in tuple(self._scopes.items()):
             if groups is None or knob in groups:
                 if knob not in said:
                     why = "all its tasks have ended"
                     outcomes.append(repair.Outcome(knob, "", str(scope.original), repair.VOID, why))
-                if said.get(knob) != "failed":
-                    del self._scopes[knob]
+                del self._scopes[knob]
         return tuple(Outcome(*outcome) for outcome in outcomes)
 
     def audit(self) -> tuple[ForeignWrite, ...]:
@@ -387,7 +386,7 @@ class Ledger:
         """What is to be written: a selector's write becomes one to each of its tasks.
 
         `late`: only the tasks without a row. `worn`: what tasks of ours showed until just now, for their
-        heirs to be known by. `among`: only tasks of these processes, and no heirs.
+        heirs to be known by. `among`: only tasks of these processes.
         """
         plain = tuple(w for w in writes if not self._is_selector(w.knob))
         meant = [] if late else list(self._written(plain))
@@ -398,7 +397,7 @@ class Ledger:
             if not self._is_selector(write.knob):
                 continue
             entry, rows, scope = self._knob(write.knob), self._tasks(write.knob), self._scopes.get(write.knob)
-            heirs = {} if among is not None else {r.knob: r for r in repair.heirs(rows.values(), worn)}
+            heirs = {row.knob: row for row in repair.heirs(rows.values(), worn, among)}
             known = {tasks.tid_of(knob) for knob in rows} if late else ()
             found = {one.id: one for one in self._adapters[entry.adapter].members(entry, among, known)}
             for knob in heirs.keys() - found.keys():

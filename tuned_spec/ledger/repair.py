@@ -328,11 +328,15 @@ def restore(
 # --------------------------------------------------------------------------------------- tasks
 
 
-def heirs(rows: Iterable[Row], worn: Mapping[str, str] = MappingProxyType({})) -> list[Row]:
+def heirs(
+    rows: Iterable[Row],
+    worn: Mapping[str, str] = MappingProxyType({}),
+    among: Iterable[int] | None = None,
+) -> list[Row]:
     """Rows as their elders have them, for tasks that show what one of these tasks was given and have none.
 
-    Threads and descendants (see reach.task.heirs), and whoever is in the cgroup of a selector that names one.
-    `worn`: row's knob -> a text that was ours until just now.
+    Threads, descendants and orphans: see reach.task.heirs. `worn`: row's knob -> a text that was ours until
+    just now; `among`: only tasks of these processes.
     """
     found: list[Row] = []
     by_attribute: dict[str, dict[int, Row]] = {}
@@ -341,15 +345,12 @@ def heirs(rows: Iterable[Row], worn: Mapping[str, str] = MappingProxyType({})) -
         tid, _, attribute = row.path.partition(":")[2].partition("/")
         by_attribute.setdefault(attribute, {})[int(tid)] = row
     for attribute, elders in by_attribute.items():
-        kin = task.heirs({tid: row.since for tid, row in elders.items()})
-        for selector in {row.group.partition("@")[2] for row in elders.values()}:
-            elder = min(tid for tid, row in elders.items() if row.group.endswith("@" + selector))
-            kin += task.neighbours(selector, elder, elders[elder].since)
-        for one, elder in kin:
+        selectors = {row.group.partition("@")[2] for row in elders.values()}
+        for one, elder in task.heirs({tid: row.since for tid, row in elders.items()}, selectors, among):
             row = elders[elder]
             path, knob = f"task:{one.tid}/{attribute}", f"{row.knob.partition('@')[0]}@{one.tid}.{one.start}"
             heir = row._replace(id=0, seq=0, knob=knob, path=path, identity=f"start:{one.start}@{one.tid}")
-            if one.tid in elders or (attribute in task.OF_PROCESS and one.tid != one.tgid):
+            if attribute in task.OF_PROCESS and one.tid != one.tgid:
                 continue
             try:
                 text = read(heir)
@@ -357,7 +358,7 @@ def heirs(rows: Iterable[Row], worn: Mapping[str, str] = MappingProxyType({})) -
                 continue  # it has ended, or the attribute is none of its
             if text != row.original and text in (row.ours, worn.get(row.knob), *row.pending.split("\n")):
                 found.append(heir._replace(ours=text, pending=""))
-    return list({row.knob: row for row in found}.values())
+    return found
 
 
 def sweep(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> list[tuple[Row, Outcome]]:

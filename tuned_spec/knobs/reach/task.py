@@ -254,34 +254,39 @@ def matching(
     return found
 
 
-def heirs(elders: Mapping[int, float], proc: str = "/proc") -> list[tuple[Task, int]]:
-    """Tasks that may have inherited from an elder, and from which one.
+def heirs(
+    elders: Mapping[int, float],
+    selectors: Iterable[str] = (),
+    among: Iterable[int] | None = None,
+    proc: str = "/proc",
+) -> list[tuple[Task, int]]:
+    """Tasks that may have inherited from an elder, and from which one; of all processes, or `among` these.
 
-    `elders`: TID -> seconds after boot. Of an elder's process, or descended from it by parents that all live,
-    not an elder itself, and started then or later. A thread's own creator is not on record: it inherits
-    from the main thread if that is an elder, else from the process's first elder.
+    `elders`: TID -> seconds after boot. An heir is none of them, has started then or later, and is of an
+    elder's process, or descends from it by parents that live, or, an orphan, is meant by one of the selectors
+    and in the cgroup of an elder's process (anywhere in the cgroup that a selector names). A thread's own
+    creator is not on record: it inherits from the main thread if that is an elder, else from the first.
     """
-    parents: dict[int, int] = {}
-    for pid in processes(proc):
-        try:
-            parents[pid] = stat(pid, proc=proc).parent
-        except OSError:
-            continue
-    home = {pid: pid for pid in parents if pid in elders}
-    here = {tid for pid in home for tid in threads(pid, proc)}
-    for tid in sorted(elders.keys() - here):  # whose main thread is no elder
+    everyone = list(processes(proc))
+    home = {pid: pid for pid in everyone if pid in elders}
+    main = {tid for pid in home for tid in threads(pid, proc)}
+    for tid in sorted(elders.keys() - main):  # whose main thread is no elder
         try:
             home.setdefault(process_of(tid, proc), tid)
         except OSError:
             continue
+    wanted = [one for one in map(_selector_or_none, selectors) if one]
+    places = {_cgroups(pid, proc): elder for pid, elder in home.items()}
+    parents: dict[int, int] = {}
     found = []
-    for pid in parents:
-        above, steps = pid, 0
-        while above not in home and above in parents and steps < len(parents):
-            above, steps = parents[above], steps + 1
-        if above not in home:
+    for pid in everyone if among is None else among:
+        elder = _ancestor(pid, home, parents, proc)
+        if elder is None:
+            here = [one for one in wanted if pid > 1 and one.matches(pid, proc)]
+            near = places.get(_cgroups(pid, proc)) if here else None
+            elder = min(elders) if near is None and any(one.cgroup for one in here) else near
+        if elder is None or os.getpid() in (pid, parents.get(pid)):
             continue
-        elder = home[above]
         since = int(elders[elder] * TICKS)
         for tid in threads(pid, proc):
             if tid in elders:
@@ -295,15 +300,32 @@ def heirs(elders: Mapping[int, float], proc: str = "/proc") -> list[tuple[Task, 
     return found
 
 
-def neighbours(text: str, elder: int, since: float) -> list[tuple[Task, int]]:
-    """The same for all in the cgroup of a selector, started then or later: their parents need not live."""
+def _ancestor(pid: int, home: Mapping[int, int], parents: dict[int, int], proc: str) -> int | None:
+    """The elder of the nearest process upwards that has one."""
+    while pid not in home:
+        if pid not in parents:
+            try:
+                parents[pid] = stat(pid, proc=proc).parent
+            except OSError:
+                parents[pid] = 0
+        pid = parents[pid]
+        if pid <= 1:
+            return None
+    return home[pid]
+
+
+def _selector_or_none(text: str) -> Selector | None:
     try:
-        wanted = selector(text)
+        return selector(text)
     except ValueError:
-        return []  # a row of one task alone
-    if not wanted.cgroup:
-        return []
-    return [(one, elder) for one in matching(wanted) if one.start >= int(since * TICKS)]
+        return None  # of a row for one task alone
+
+
+def _cgroups(pid: int, proc: str) -> str:
+    try:
+        return files.read(f"{proc}/{pid}/cgroup")
+    except OSError:
+        return ""
 
 
 # ------------------------------------------------------------------------- one by one
@@ -393,12 +415,15 @@ def _base_slice() -> int:
                 _set_slice(0, 0)
                 found.append(_attributes(0)[5])
             except OSError:
-                pass  # then every slice is its number
+                pass
 
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-        _base[:] = [ours, found[0] if found else 0]
+        try:
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+        except RuntimeError:
+            pass  # no room for a thread
+        _base[:] = [ours, found[0] if found else 0]  # not found: every slice is its number
     return _base[1]
 
 

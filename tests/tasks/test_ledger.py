@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crowd import Crowd, crowd
+from tests.tasks.crowd import Crowd, crowd
 from tuned_spec.errors import KnobAbsent, KnobRefused
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
@@ -220,7 +220,7 @@ def test_what_is_no_selector_says_so(ledger: Ledger) -> None:
 WITHOUT = """
 import sys, time
 from pathlib import Path
-from tests.ledger.test_tasks import BY, NICE, OOM, clock
+from tests.tasks.test_ledger import BY, NICE, OOM, clock
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
@@ -298,6 +298,65 @@ def test_threads_born_while_others_are_written(opened: Opened, some: Crowd) -> N
     assert [nice(tid) for tid in born] == [6, 6]
     ledger.restore()
     assert [nice(tid) for tid in born] == [0, 0]
+
+
+def test_an_orphan_that_the_selector_means_goes_back_too(ledger: Ledger, some: Crowd) -> None:
+    ledger.apply("t1", "r", (Write(NICE, 6),))
+    orphan = some.say("orphan")
+    assert (nice(orphan), task.stat(orphan).parent != some.pid) == (6, True)
+    ledger.restore()
+    assert nice(orphan) == 0
+
+
+def test_who_joins_with_an_inherited_value_has_its_elders_original(ledger: Ledger, some: Crowd) -> None:
+    first = ledger.apply("t1", "r", (Write(NICE, 6),))
+    child, orphan = some.say("fork"), some.say("orphan")
+    ledger.join([child, orphan])
+    assert {row.original for row in ledger.rows()} == {"0"}
+    assert len(ledger.rows()) == 6
+    ledger.apply("t1", "r", first.before)
+    assert (nice(child), nice(orphan)) == (0, 0)
+
+
+@pytest.fixture
+def cgroup(some: Crowd) -> Iterator[str]:
+    """A cgroup of the test's own with the crowd in it."""
+    places = [
+        Path(p) for p in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()
+    ]
+    if not places:
+        pytest.skip("task.*@cgroup=...: no cgroup v2 here")
+    name = f"ts-tasks-{os.getpid()}"
+    ours, below = places[0] / name, places[0] / name / "below"
+    below.mkdir(parents=True)
+    try:
+        (below / "cgroup.procs").write_text(str(some.pid))
+        yield name
+        some.end()
+    finally:
+        while (below / "cgroup.procs").read_text():
+            time.sleep(0.01)
+        below.rmdir()
+        ours.rmdir()
+
+
+def test_by_cgroup_and_below_with_what_was_orphaned_in_it(ledger: Ledger, some: Crowd, cgroup: str) -> None:
+    knob = f"task.nice@cgroup=/{cgroup}"
+    ledger.apply("t1", "r", (Write(knob, 6),))
+    assert set(nices(some)) == {6}
+    orphan = some.say("orphan", CHILD)
+    (outcome,) = ledger.restore()
+    assert (outcome.knob, outcome.why) == (knob, "5 tasks")
+    assert (set(nices(some)), nice(orphan)) == ({0}, 0)
+
+
+def test_by_name_and_cgroup(ledger: Ledger, some: Crowd, cgroup: str) -> None:
+    child = some.say("fork", CHILD)
+    ledger.apply("t1", "r", (Write(f"{NICE},cgroup={cgroup}", 6),))
+    assert (set(nices(some)), nice(child)) == ({6}, 0)
+    with pytest.raises(KnobAbsent):
+        ledger.apply("t2", "r", (Write(f"{NICE},cgroup={cgroup}-not", 6),))
+    ledger.restore()
 
 
 # ------------------------------------------------------------------ comings and goings

@@ -37,12 +37,22 @@ def fork(*program):
     os.read(begins, 1)
     os.close(begins)
     return pid
+def orphan(*program):
+    tell, told = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        os.write(told, b"%d" % fork(*program))
+        os._exit(0)
+    os.close(told)
+    os.waitpid(middle, 0)
+    return int(os.read(tell, 20))
 def name(text):
     open("/proc/self/comm", "wb").write(os.fsencode(text))
     return 0
+does = {"pid": os.getpid, "thread": thread, "fork": fork, "orphan": orphan, "name": name}
 for line in sys.stdin:
     word, *rest = line.rstrip("\\n").split("\\t")
-    print({"thread": thread, "fork": fork, "name": name}[word](*rest), flush=True)
+    print(does[word](*rest), flush=True)
 """
 
 
@@ -58,13 +68,8 @@ class Crowd:
             text=True,
             env=os.environ | {"PYTHONHOME": sys.base_prefix},
         )
-        self.tids = [self.say("thread") for _ in range(threads - 1)]
-        self.pid = next(
-            int(line[5:])
-            for line in Path(f"/proc/{self.tids[0]}/status").read_text().splitlines()
-            if line.startswith("Tgid:")
-        )
-        self.tids.insert(0, self.pid)
+        self.pid = self.say("pid")
+        self.tids = [self.pid, *(self.say("thread") for _ in range(threads - 1))]
 
     def say(self, *words: str) -> int:
         assert self._shell.stdin and self._shell.stdout

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crowd import Crowd, crowd
+from tests.tasks.crowd import Crowd, crowd
 from tuned_spec.knobs import reach
 from tuned_spec.knobs.reach import task
 
