@@ -47,6 +47,7 @@ CODES = {
     "knob_busy": "the knob, or one coupled to it, is in an open trial",
     "metric_busy": "another open trial is judged by this metric and cannot be told apart",
     "resting": "this guess was rejected, or could not be written, and rests",
+    "not_worth": "its record says that it is not worth a trial now",
     "cooldown": "the knob was changed a short while ago",
     "hysteresis": "it would turn back a change made a short while ago",
     "budget": "more changes a minute than the policy allows",
@@ -265,9 +266,17 @@ def gate(
 
 
 def judge(
-    proposal: Proposal, live: Mapping[str, Value], original: Mapping[str, Value], now: Situation
+    proposal: Proposal,
+    live: Mapping[str, Value],
+    original: Mapping[str, Value],
+    now: Situation,
+    *,
+    free_step: bool = False,
 ) -> Refusal | None:
-    """The whole envelope, for one proposal. `original` falls back to `live` for a knob not yet managed."""
+    """The whole envelope, for one proposal. `original` falls back to `live` for a knob not yet managed.
+
+    `free_step`: a jump to what was confirmed before is bound by everything but the step.
+    """
     knobs = [w.knob for w in proposal.writes]
     randomised = all(now.catalogue[k].alternable for k in knobs if k in now.catalogue)
     metric = proposal.expect.metric
@@ -281,7 +290,7 @@ def judge(
         was = live[write.knob]
         refusal = (
             judge_value(knob, limit, write.value, original.get(write.knob, was))
-            or judge_step(knob, limit, write.value, was)
+            or (None if free_step else judge_step(knob, limit, write.value, was))
             or _judge_turn(knob, proposal.rule, write.value, was, now)
         )
         if refusal:

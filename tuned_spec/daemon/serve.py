@@ -45,6 +45,7 @@ from tuned_spec.engine.events import (
     Observed,
     Pause,
     Planned,
+    Remember,
     Resume,
     Revert,
     RevertAll,
@@ -58,6 +59,7 @@ from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
 from tuned_spec.knobs.instances import Catalogue
+from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.model import (
@@ -149,6 +151,9 @@ class Daemon:
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
         self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
+        remembered = priors.load(options.state_dir, time.time())
+        for said in remembered.said:
+            self.log.say("what was learned before is lost in part", why=said)
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
         rules = self.plan()
@@ -170,7 +175,9 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules),
+            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1),
+            learned=engine.Learned(priors=remembered.priors, record=remembered.record),
+            wall_offset=time.time() - self.started,
             mode=mode,
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
@@ -497,6 +504,8 @@ class Daemon:
             case TakeUp():
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
+            case Remember():
+                self.history.do(partial(self.remember, command))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
@@ -511,6 +520,11 @@ class Daemon:
             case _:
                 assert_never(command)
         return ()
+
+    def remember(self, command: Remember) -> None:
+        """On the history's thread: it waits for the disk."""
+        if trouble := priors.save(self.options.state_dir, command.priors, command.record):
+            self.log.say("what was learned could not be kept", why=trouble)
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)

@@ -19,6 +19,8 @@ from tuned_spec.model import (
     Verdict,
     Writes,
 )
+from tuned_spec.speculate.prior import Priors
+from tuned_spec.speculate.selection import Record as GuessRecord
 
 # ---------------------------------------------------------------------------------- events
 
@@ -196,6 +198,13 @@ class TakeUp(Frozen, frozen=True):
     knobs: tuple[str, ...]
 
 
+class Remember(Frozen, frozen=True):
+    """Keep these over the boot."""
+
+    priors: Priors
+    record: GuessRecord
+
+
 class SenseNow(Frozen, frozen=True):
     """Take a snapshot of the host now, so that no rate spans two arms. Answered by Observed."""
 
@@ -214,4 +223,4 @@ class Note(Frozen, frozen=True):
     record: Record
 
 
-Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | SenseNow | Ask | Tell | Note
+Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Note

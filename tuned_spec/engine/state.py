@@ -11,8 +11,12 @@ from enum import StrEnum
 import msgspec
 
 from tuned_spec.envelope import Envelope, OpenTrial, Situation
-from tuned_spec.model import Arm, Knob, Limit, Measure, Mode, Policy, Proposal, Rule, Value, Writes
+from tuned_spec.model import Arm, Climb, Knob, Limit, Measure, Mode, Policy, Proposal, Rule, Value, Writes
+from tuned_spec.speculate.climb import ClimbMemory
+from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
+from tuned_spec.speculate.selection import Record, hit_rate
+from tuned_spec.speculate.signature import Signature, Watched
 
 HISTORY = 64  # values of each metric kept for a case
 
@@ -28,14 +32,29 @@ class Setup(msgspec.Struct, frozen=True):
     limits: Mapping[str, Limit]
     stale_s: Mapping[str, float]
     rules: tuple[Rule, ...]
+    climbs: tuple[Climb, ...]
+    cpus: int
 
     @classmethod
     def of(
-        cls, policy: Policy, catalogue: Mapping[str, Knob], rules: tuple[Rule, ...] | None = None
+        cls,
+        policy: Policy,
+        catalogue: Mapping[str, Knob],
+        rules: tuple[Rule, ...] | None = None,
+        cpus: int = 1,
     ) -> Setup:
-        limits = {limit.knob: limit for limit in policy.limits}
-        stale_s = {m.name: m.stale_s for m in policy.metrics}
-        return cls(policy, catalogue, limits, stale_s, policy.rules if rules is None else rules)
+        return cls(
+            policy=policy,
+            catalogue=catalogue,
+            limits={limit.knob: limit for limit in policy.limits},
+            stale_s={m.name: m.stale_s for m in policy.metrics},
+            rules=policy.rules if rules is None else rules,
+            climbs=policy.climbs,
+            cpus=cpus,
+        )
+
+    def climb(self, name: str) -> Climb | None:
+        return next((c for c in self.climbs if c.id == name), None)
 
     def rule(self, name: str) -> Rule | None:
         return next((r for r in self.rules if r.id == name), None)
@@ -45,6 +64,7 @@ class Phase(StrEnum):
     """Where one trial is. It ends by leaving the state; the history keeps what it was."""
 
     APPLYING = "applying"  # the first write is on its way
+    CLIMBING = "climbing"  # a search moves it, window by window
     JUDGING = "judging"  # provisional: the actor has the case
     SWITCHING = "switching"  # an arm is being written for a measurement
     KEEPING = "keeping"  # the verdict's value is being written, to be held
@@ -79,6 +99,8 @@ class Trial(msgspec.Struct, frozen=True):
     tries: int = 0
     cases_sent: int = 0
     measured: int = 0
+    signature: Signature | None = None  # of the workload before the change
+    climb: ClimbMemory | None = None  # while CLIMBING
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -106,6 +128,16 @@ class Foreign(msgspec.Struct, frozen=True):
     since: float
 
 
+class Learned(msgspec.Struct, frozen=True):
+    """What the speculators remember. `tried`: the known workload whose settings were tried in this visit."""
+
+    watched: Watched = Watched()
+    priors: Priors = Priors()
+    record: Record = Record()
+    tried: str = ""
+    known: dict[str, tuple[Rule, Recall]] = {}  # the jumps that were thought of, by their rule's id
+
+
 class State(msgspec.Struct, frozen=True):
     setup: Setup
     mode: Mode
@@ -116,6 +148,8 @@ class State(msgspec.Struct, frozen=True):
     foreign: dict[str, Foreign] = {}
     originals: dict[str, Value] = {}  # of every knob that is not as we found it
     latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
+    learned: Learned = Learned()
+    climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
     refusals: dict[str, int] = {}  # code -> how often
     last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
@@ -125,6 +159,7 @@ class State(msgspec.Struct, frozen=True):
     actor_alive: bool = False
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far
+    wall_offset: float = 0.0  # added to a time, the seconds since the epoch
     prefix: str = "t"  # makes trial ids distinct over restarts
     t: float = 0.0
 
@@ -155,6 +190,8 @@ def situation(state: State, t: float) -> Situation:
 
 def describe(state: State, t: float) -> dict[str, object]:
     """The engine's part of `tuned-spec status`, as JSON types."""
+    hits = hit_rate(state.learned.record)
+    since = state.learned.watched.since if state.learned.watched.recent else None
     return {
         "mode": state.mode.value,
         "policy": list(state.setup.policy.names),
@@ -187,6 +224,8 @@ def describe(state: State, t: float) -> dict[str, object]:
             {"knob": name, "ours": f.ours, "found": f.found, "writer": f.writer}
             for name, f in state.foreign.items()
         ],
+        "guesses": {"judged": hits.proposed, "confirmed": hits.confirmed},
+        "workload": {"age_s": None if since is None else round(t - since, 1), "known": state.learned.tried},
         "refusals": state.refusals,
         "metrics": {name: values[-1] for name, values in sorted(state.latest.items())},
     }

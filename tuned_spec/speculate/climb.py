@@ -40,6 +40,7 @@ FLOOR = 0.01  # an objective at or below 0 counts as this share of the usual one
 PATIENCE = 6  # tries, and as many again for each knob, without progress: enough
 BOUT = 20  # tries, and as many again for each knob, whatever they bring
 SILENCE = 3  # windows without a sample, then the search rests
+PAUSES = 4  # a rest that follows one without progress is twice as long, this often
 PULSE = 8  # windows at rest that make one reading
 
 Point = tuple[int, ...]
@@ -75,8 +76,11 @@ class ClimbMemory(Frozen, frozen=True):
     anchor: Point | None = None  # the best at that time
     noise: float = NOISE
     gain: float | None = None  # what the model expected of the last try, relative
+    done: str = ""  # why it is on its way to the best, to rest there
+    came_from: Point | None = None  # on that way: where it was before
     why: str = ""  # why it rests; "" while it searches
     check_at: float = 0.0
+    idle: int = 0  # rests on end since it last made progress
 
 
 class Try(Frozen, frozen=True):
@@ -98,20 +102,18 @@ Move = Try | Rest
 
 def begin(climb: Climb, live: Mapping[str, Value], t: float, seed: int) -> ClimbMemory:
     """A search from what the knobs hold now. KnobError: no number there, or a span without room."""
-    at = []
     for span in climb.spans:
-        value = live.get(span.knob)
-        if isinstance(value, tuple) and span.field is not None and 0 <= span.field < len(value):
-            at.append(value[span.field])
-        elif isinstance(value, int) and span.field is None:
-            at.append(value)
-        else:
-            what = f"holds {value!r}, in which field {span.field} is not a number"
-            raise KnobError(span.knob, "probe", what, hint=f"take it out of climb {climb.id}")
         _room(span)
+    point = tuple(_held(span, live.get(span.knob)) for span in climb.spans)
     values = tuple(Write(knob, live[knob]) for knob in dict.fromkeys(span.knob for span in climb.spans))
-    point = tuple(at)
     return ClimbMemory(climb.spans, values, point, point, point, seed, check_at=t)
+
+
+def wrote(memory: ClimbMemory, values: Mapping[str, Value]) -> ClimbMemory:
+    """What the last move came to, where it was not what it asked for: clamped, rounded, or refused."""
+    live = {write.knob: write.value for write in memory.values} | dict(values)
+    at = tuple(map(_held, memory.spans, (live.get(span.knob) for span in memory.spans)))
+    return msgspec.structs.replace(memory, values=tuple(map(Write, live, live.values())), at=at)
 
 
 def restarted(climb: Climb, memory: ClimbMemory, t: float) -> ClimbMemory:
@@ -146,14 +148,16 @@ def advance(
         memory = msgspec.structs.replace(memory, mute=mute)
     guards = tuple(_middle(seen.get(guard.metric, ())) for guard in climb.guard)
     reading = Reading(memory.at, t, value, guards)
-    heard = msgspec.structs.replace(memory, silent=0, suspect=None)
+    done = "" if memory.silent else memory.done
+    heard = msgspec.structs.replace(memory, silent=0, suspect=None, done=done)
     if memory.why and not memory.silent:
         pulse = (*memory.pulse, reading)[-PULSE:]
         heard = msgspec.structs.replace(heard, pulse=pulse)
         if t < memory.check_at:
             return heard, Rest(heard.values, heard.why)
         reading = msgspec.structs.replace(reading, value=median(one.value for one in pulse))
-    return _search(climb, _with(heard, reading), t)
+    heard = _with(heard, reading)
+    return _settle(climb, heard, heard.done, t) if heard.done else _search(climb, heard, t)
 
 
 def _with(memory: ClimbMemory, reading: Reading) -> ClimbMemory:
@@ -167,11 +171,9 @@ def _unheard(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, 
     """No sample, perhaps because of what is being tried: back to the best, wait a little, then rest."""
     suspect = memory.at if memory.at != memory.best and not memory.silent else memory.suspect
     memory = msgspec.structs.replace(memory, silent=memory.silent + 1, suspect=suspect)
-    if memory.at != memory.best:
-        return _go(climb, memory, memory.best, 0.0)
-    if memory.silent < SILENCE and not memory.why:
+    if memory.at == memory.best and memory.silent < SILENCE and not memory.why:
         return memory, Try(memory.values, 0.0)
-    return _rest(climb, memory, f"no sample of {climb.expect.metric}", t)
+    return _settle(climb, memory, f"no sample of {climb.expect.metric}", t)
 
 
 def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, Move]:
@@ -180,10 +182,17 @@ def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, M
     bout, stall, anchor = memory.bout + 1, memory.stall + 1, memory.anchor
     if memory.why:
         bout, stall, anchor = 0, 0, None
-    if anchor is None or model.gain(best, anchor) > climb.expect.min_effect:
+    progress = anchor is not None and model.gain(best, anchor) > climb.expect.min_effect
+    if anchor is None or progress:
         stall, anchor = 0, best
     memory = msgspec.structs.replace(
-        memory, best=best, noise=model.noise, bout=bout, stall=stall, anchor=anchor
+        memory,
+        best=best,
+        noise=model.noise,
+        bout=bout,
+        stall=stall,
+        anchor=anchor,
+        idle=0 if progress else memory.idle,
     )
     gain, point = model.most_promising(_candidates(climb, memory))
     memory = msgspec.structs.replace(memory, gain=gain)
@@ -198,14 +207,18 @@ def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, M
 
 
 def _settle(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
-    """To the best, in as many steps as it takes, and rest there."""
-    if memory.at != memory.best:
-        return _go(climb, memory, memory.best, memory.gain or 0.0)
-    return _rest(climb, memory, why, t)
+    """To the best, in as many steps as it takes, and rest there; or here, if nothing moves."""
+    if memory.at in (memory.best, memory.came_from):
+        return _rest(climb, memory, why, t)
+    on_the_way = msgspec.structs.replace(memory, done=why, came_from=memory.at)
+    return _go(climb, on_the_way, memory.best, 0.0)
 
 
 def _rest(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
-    memory = msgspec.structs.replace(memory, why=why, check_at=t + climb.recheck_s)
+    pause = climb.recheck_s * 2 ** min(memory.idle, PAUSES)
+    memory = msgspec.structs.replace(
+        memory, why=why, check_at=t + pause, idle=memory.idle + 1, done="", came_from=None
+    )
     return memory, Rest(memory.values, why)
 
 
@@ -250,6 +263,17 @@ def _room(span: Span) -> tuple[int, int]:
     return low, high
 
 
+def _held(span: Span, value: Value | None) -> int:
+    """The span's number in a knob's value."""
+    match value, span.field:
+        case int(), None:
+            return value
+        case tuple(), int(field) if 0 <= field < len(value):
+            return value[field]
+    what = f"holds {value!r}, of which {'all' if span.field is None else f'field {span.field}'} is no number"
+    raise KnobError(span.knob, "probe", what, hint="take it out of the climb")
+
+
 def _width(span: Span) -> float:
     low, high = _room(span)
     return octaves(span, high) - octaves(span, low)
@@ -285,7 +309,7 @@ def _one_step(span: Span, now: int, goal: int, step: float) -> int:
 
 
 def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
-    """Settings within one move: around the best and around here, knob by knob and at random."""
+    """Settings within one move of the best or of what is set now, knob by knob and at random."""
     chance = random.Random(memory.seed * 1_000_003 + memory.count)
     strides = [min(math.log2(climb.step), _width(span) / 2) for span in memory.spans]
     goals = [memory.best, memory.at]
@@ -302,8 +326,14 @@ def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
                     for span, number, stride in zip(memory.spans, memory.best, strides, strict=True)
                 )
             )
-    reached = dict.fromkeys(_toward(climb, memory, goal) for goal in goals)
-    return [point for point in reached if point not in memory.mute]
+    return [point for point in dict.fromkeys(goals) if point not in memory.mute]
+
+
+def _moves(climb: Climb, memory: ClimbMemory, goal: Point) -> int:
+    """In how many moves is the goal reached?"""
+    pairs = zip(memory.spans, memory.at, goal, strict=True)
+    far = max(abs(octaves(span, now) - octaves(span, then)) for span, now, then in pairs)
+    return max(1, math.ceil(far / math.log2(climb.step) - 0.01))
 
 
 # ------------------------------------------------------------------------------- the model
@@ -313,7 +343,7 @@ class _Model:
     """What the readings say about the objective and the guards; smaller is better, all in logarithms."""
 
     def __init__(self, climb: Climb, memory: ClimbMemory, t: float) -> None:
-        self.memory = memory
+        self.climb, self.memory = climb, memory
         self.reach = [min(REACH, 0.4 * _width(span)) or 1.0 for span in memory.spans]
         readings = memory.readings
         self.places = [self._place(one.at) for one in readings]
@@ -366,7 +396,7 @@ class _Model:
         return -math.expm1(-self.objective.compare(self._near(here), self._near(there), alike)[0])
 
     def most_promising(self, points: Sequence[Point]) -> tuple[float, Point]:
-        """The point of the highest expected gain over the best, and that gain as a share."""
+        """The highest gain over the best that is expected, as a share; the point of the highest per move."""
         best = self._near(self.memory.best)
         found = []
         for point in points:
@@ -377,9 +407,10 @@ class _Model:
             better, doubt = self.objective.compare(near, best, alike)
             if point == self.memory.best:
                 doubt = self.objective.doubt(near) / 2  # what another look may correct
-            found.append((_expected_gain(better, doubt), point))
-        gain, point = max(found, default=(0.0, self.memory.best))
-        return -math.expm1(-gain), point
+            gain = _expected_gain(better, doubt)
+            found.append((gain / _moves(self.climb, self.memory, point), gain, point))
+        _, _, point = max(found, default=(0.0, 0.0, self.memory.best))
+        return -math.expm1(-max((gain for _, gain, _ in found), default=0.0)), point
 
     def _worse(self, point: Point, near: Sequence[float]) -> bool:
         """Is a guard worse than at the origin, beyond its margin and the doubt?"""
@@ -449,7 +480,9 @@ def _dot(one: Sequence[float], two: Sequence[float]) -> float:
 
 
 def _alike(here: Octaves, there: Octaves) -> float:
-    return math.exp(-sum((a - b) ** 2 for a, b in zip(here, there, strict=True)) / 2)
+    """Matérn's kernel of 5/2: smooth, but it can follow a cliff."""
+    far = math.sqrt(5) * math.dist(here, there)
+    return (1 + far + far * far / 3) * math.exp(-far)
 
 
 def _inside(spans: Sequence[Span], point: Point) -> bool:

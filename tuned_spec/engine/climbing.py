@@ -1,0 +1,199 @@
+"""A search under way: one trial that moves its knobs window by window, and ends with a case for the actor.
+
+Owns how `speculate.climb` meets ledger and envelope: every move is provisional, inside range and bound, and
+counted among the toggles; the whole search has a deadline. What to try next is the search's own affair.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tuned_spec import envelope, windows
+from tuned_spec.engine.events import Applied, Apply
+from tuned_spec.engine.state import Phase, Trial, Window
+from tuned_spec.engine.trials import Trials
+from tuned_spec.model import (
+    Action,
+    Allowed,
+    Arm,
+    Climb,
+    Measure,
+    Op,
+    Proposal,
+    Rule,
+    Span,
+    Value,
+    Verdict,
+    VerdictKind,
+    Write,
+)
+from tuned_spec.speculate import climb as search
+
+LEASE_WINDOWS = 60  # a search that has not ended in so many windows, and as many for each knob, goes back
+
+replace = msgspec.structs.replace
+
+
+def as_rule(climb: Climb) -> Rule:
+    """What a search and a rule have in common, for those who ask either."""
+    return Rule(
+        id=climb.id,
+        when=(),
+        do=tuple(Action(span.knob, Op.SET, span.low, field=span.field) for span in climb.spans),
+        expect=climb.expect,
+        reason=climb.reason,
+        source=climb.source,
+        guard=climb.guard,
+        confidence=climb.confidence,
+        origin=climb.origin,
+        settle_s=climb.settle_s,
+        dwell_s=climb.dwell_s,
+    )
+
+
+class Climbing(Trials):
+    def open_climb(self, climb: Climb, live: dict[str, Value]) -> None:
+        """Begin where the host is. KnobError: there is no number to move."""
+        number = self.state.started + 1
+        known = self.state.climbs.get(climb.id)
+        start = search.begin(climb, live, self.t, seed=number)
+        if known is not None:  # what the actor narrowed stays narrow
+            start = search.reset(climb, start, live, known.spans, self.t)
+        timing = windows.of(as_rule(climb), self.state.setup.catalogue)
+        guess = Proposal(
+            rule=climb.id,
+            writes=start.values,
+            reason=climb.reason,
+            seen={},
+            expect=climb.expect,
+            guard=climb.guard,
+            lease_s=timing.lease_s,
+            cooldown_s=0.0,
+            confidence=climb.confidence,
+            settle_s=timing.settle_s,
+            dwell_s=timing.dwell_s,
+        )
+        window_s = timing.settle_s + max(climb.every_s, climb.dwell_s or 0.0) + windows.TURN_S
+        trial = Trial(
+            id=f"{self.state.prefix}{number}",
+            proposal=guess,
+            phase=Phase.CLIMBING,
+            arm=Arm.B,
+            before=tuple(Write(w.knob, live[w.knob]) for w in start.values),
+            after=start.values,
+            deadline=self.t + LEASE_WINDOWS * (1 + len(climb.spans)) * window_s,
+            signature=self.state.learned.watched.signature,
+            climb=start,
+        )
+        memory = envelope.changed(self.state.envelope, guess, live, self.t)
+        self.state = replace(self.state, started=number, envelope=memory)
+        self.note(
+            "proposed",
+            trial,
+            writes=guess.writes,
+            before=trial.before,
+            reason=climb.reason,
+            seen={},
+            expect=climb.expect,
+            guard=climb.guard,
+            confidence=climb.confidence,
+            lease_s=guess.lease_s,
+            source=climb.source,
+            origin=climb.origin,
+        )
+        self.put(trial)
+        self.do(Apply(trial.id, climb.id, start.values))
+
+    def applied(self, event: Applied) -> None:
+        super().applied(event)
+        trial = self.state.trials.get(event.trial)
+        if trial is not None and trial.phase is Phase.CLIMBING:
+            self.open_window(trial)
+
+    def open_window(self, trial: Trial) -> None:
+        climb = self.state.setup.climb(trial.proposal.rule)
+        if climb is None:
+            self.revert(trial, "its search is not in the policy any more", tell=False)
+            return
+        settle_s = trial.proposal.settle_s
+        dwell_s = max(climb.every_s, climb.dwell_s or 0.0)
+        ask = Measure(trial.id, trial.measured, Arm.B, settle_s, dwell_s)
+        opens = self.t + settle_s
+        self.put(replace(trial, window=Window(ask=ask, opens=opens, closes=opens + dwell_s)))
+
+    def close_window(self, trial: Trial, window: Window) -> None:
+        if trial.phase is not Phase.CLIMBING:
+            super().close_window(trial, window)
+            return
+        climb = self.state.setup.climb(trial.proposal.rule)
+        trial = self.put(replace(trial, window=None, measured=trial.measured + 1))
+        if climb is None or trial.climb is None:
+            self.open_window(trial)  # which takes it back
+            return
+        memory, move = search.advance(climb, trial.climb, window.samples, self.t)
+        if isinstance(move, search.Rest):
+            self.end_climb(trial, memory, move)
+        elif not envelope.may_toggle(self.state.envelope, self.state.setup.policy, self.t):
+            self.open_window(trial)  # one more look at where it is
+        elif refusal := self.judge_actor_writes(trial, move.writes):
+            self.rest(trial)
+            self.revert(trial, f"the search wants {refusal.knob}: {refusal.code}: {refusal.what}", tell=False)
+        else:
+            toggles = envelope.toggled(self.state.envelope, self.t)
+            self.state = replace(self.state, envelope=toggles)
+            self.put(replace(trial, climb=memory))
+            self.do(Apply(trial.id, climb.id, move.writes))
+
+    def end_climb(self, trial: Trial, memory: search.ClimbMemory, rest: search.Rest) -> None:
+        """At its best: the actor judges it against where the search began."""
+        self.state = replace(self.state, climbs={**self.state.climbs, trial.proposal.rule: memory})
+        self.note("climbed", trial, writes=rest.writes, what=rest.why, windows=memory.count)
+        if rest.writes == trial.before:
+            self.rest(trial)
+            self.revert(trial, f"the search found nothing better: {rest.why}", tell=False)
+            return
+        guess = replace(trial.proposal, writes=rest.writes)
+        trial = replace(trial, phase=Phase.JUDGING, proposal=guess, after=rest.writes, climb=None)
+        self.send_case(self.put(replace(trial, deadline=self.t + guess.lease_s)))
+
+    def restart_climbs(self) -> None:
+        """Another workload began: what was measured under the last one says nothing."""
+        for trial in tuple(self.state.trials.values()):
+            climb = self.state.setup.climb(trial.proposal.rule)
+            if trial.phase is Phase.CLIMBING and climb is not None and trial.climb is not None:
+                self.put(replace(trial, climb=search.restarted(climb, trial.climb, self.t)))
+
+    def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
+        if trial is not None and trial.proposal.rule in self.state.climbs:
+            self.reset_climb(trial, verdict)
+        super().verdict(trial, verdict)
+
+    def reset_climb(self, trial: Trial, verdict: Verdict) -> None:
+        """Last write wins: the next search begins at the actor's value, in the room that the actor leaves."""
+        climb = self.state.setup.climb(trial.proposal.rule)
+        memory = self.state.climbs[trial.proposal.rule]
+        if climb is None:
+            return
+        values = {
+            w.knob: w.value
+            for w in {
+                VerdictKind.CONFIRM: trial.after,
+                VerdictKind.OVERWRITE: verdict.writes or trial.after,
+                VerdictKind.REJECT: trial.before,
+            }[verdict.kind]
+            if w.knob in trial.knobs
+        }
+        spans = tuple(narrowed(span, verdict.ranges) for span in climb.spans)
+        memory = search.reset(climb, memory, values, spans, self.t)
+        self.state = replace(self.state, climbs={**self.state.climbs, climb.id: memory})
+
+
+def narrowed(span: Span, ranges: tuple[Allowed, ...]) -> Span:
+    """The span inside what the actor leaves; itself if that would leave nothing."""
+    for one in ranges:
+        if one.knob == span.knob:
+            low = span.low if one.low is None else max(span.low, one.low)
+            high = span.high if one.high is None else min(span.high, one.high)
+            if low <= high:
+                return replace(span, low=low, high=high)
+    return span

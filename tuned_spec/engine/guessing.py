@@ -1,0 +1,196 @@
+"""Where trials come from: rules that hold, searches that are due, workloads that are known.
+
+Owns the order of asking: the envelope's gate, the selection, a look at the knobs, the envelope's judgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from tuned_spec import envelope
+from tuned_spec.engine.climbing import Climbing, as_rule
+from tuned_spec.engine.events import Look, Looked, Note, Observed, Planned
+from tuned_spec.engine.state import HISTORY, Phase, Trial, situation
+from tuned_spec.errors import KnobAbsent, KnobError
+from tuned_spec.model import Mode, Observation, Proposal, Record, Refusal, Rule, Value, Writes
+from tuned_spec.speculate import prior, selection
+from tuned_spec.speculate import rules as speculator
+
+ROOM = 16  # trials that one round may open; the envelope's budget of changes a minute is the tighter one
+
+replace = msgspec.structs.replace
+
+
+class Guessing(Climbing):
+    def observed(self, event: Observed) -> None:
+        latest = dict(self.state.latest)
+        for name, value in event.values.items():
+            latest[name] = (*latest.get(name, ())[-HISTORY + 1 :], value)
+        self.state = replace(self.state, latest=latest)
+        for trial in tuple(self.state.trials.values()):
+            if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
+                self.put(replace(trial, window=self.collect(trial, trial.window, event)))
+        if event.host and self.recognise(event.values):
+            self.restart_climbs()
+        self.recall()
+        self.guess(Observation(self.t, event.values))
+        self.climb()
+
+    def ticked(self) -> None:
+        """A rule's `for` may end although nothing new was seen."""
+        due = speculator.next_check(self.state.rules, self.t)
+        if due is not None and due <= self.t:
+            self.guess(Observation(self.t, {}))
+
+    def planned(self, event: Planned) -> None:
+        """Open trials go on; the rules of what went away are not asked any more."""
+        self.state = replace(self.state, setup=replace(self.state.setup, rules=event.rules))
+
+    # --------------------------------------------------------------------------- who may ask
+
+    def guess(self, observation: Observation, without: str = "") -> None:
+        """The rules that hold: those that the envelope lets through are weighed against each other."""
+        setup, learned = self.state.setup, self.state.learned
+        memory, fired = speculator.advance(setup.rules, self.state.rules, observation, setup.stale_s)
+        self.state = replace(self.state, rules=memory)
+        asking: dict[str, tuple[Rule, selection.Candidate]] = {}
+        for rule in fired:
+            if rule.id == without or self.is_busy(rule.id):
+                continue
+            if refusal := self.gate(rule):
+                self.refuse(rule, refusal)
+            else:
+                asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
+        candidates = [candidate for _, candidate in asking.values()]
+        chosen = selection.choose(candidates, learned.record, learned.watched.signature, self.wall, ROOM)
+        for id in chosen.launch:
+            self.look(asking[id][0])
+        for id, why in chosen.skip.items():
+            code = "not_worth" if chosen.worth[id] < 0 else "knob_busy"
+            self.refuse(asking[id][0], Refusal(code, "", why))
+
+    def recall(self) -> None:
+        """A known workload is back: jump to what helped under it, once a visit."""
+        learned = self.state.learned
+        found = prior.recall(learned.priors, learned.watched.recent, self.wall)
+        if isinstance(found, prior.Unknown) or found.workload == learned.tried:
+            return
+        rule = prior.as_rule(found, self.state.setup.catalogue, self.state.foreign)
+        if isinstance(rule, Refusal) or self.is_busy(rule.id):
+            return
+        known = {**learned.known, rule.id: (rule, found)}
+        if refusal := self.gate(rule):
+            self.state = replace(self.state, learned=replace(learned, known=known))
+            self.refuse(rule, refusal)
+            return
+        self.state = replace(self.state, learned=replace(learned, known=known, tried=found.workload))
+        self.look(rule)
+
+    def climb(self) -> None:
+        """Searches whose objective is heard. They try as they go: only where writing first is allowed."""
+        if self.state.mode is not Mode.LOSSY:
+            return
+        for climb in self.state.setup.climbs:
+            if climb.expect.metric not in self.state.rules.values or self.is_busy(climb.id):
+                continue
+            since = self.state.learned.watched.since
+            last = self.state.envelope.last
+            moved = [last[span.knob].t for span in climb.spans if span.knob in last]
+            # One answer a workload is enough for a while; another workload asks anew.
+            rested = not moved or since > max(moved)
+            cooldown_s = 0.0 if rested else self.state.setup.policy.rest_s
+            rule = replace(as_rule(climb), cooldown_s=cooldown_s)
+            if refusal := self.gate(rule):
+                self.refuse(rule, refusal)
+            else:
+                self.look(rule)
+
+    def is_busy(self, rule: str) -> bool:
+        """Its own guess is out already, or its knobs are being read."""
+        return rule in self.state.looking or any(
+            trial.proposal.rule == rule for trial in self.state.trials.values()
+        )
+
+    def gate(self, rule: Rule) -> Refusal | None:
+        catalogue = self.state.setup.catalogue
+        knobs = knobs_of(rule)
+        randomised = all(catalogue[k].alternable for k in knobs if k in catalogue)
+        now = situation(self.state, self.t)
+        return envelope.gate(rule.id, knobs, rule.expect.metric, randomised, rule.cooldown_s, now)
+
+    def look(self, rule: Rule) -> None:
+        knobs = knobs_of(rule)
+        self.state = replace(self.state, looking=self.state.looking | {rule.id})
+        beside = envelope.partners(knobs, self.state.setup.catalogue) - set(knobs)
+        self.do(Look(rule.id, knobs, tuple(sorted(beside))))
+
+    def refuse(self, rule: Rule, refusal: Refusal) -> None:
+        """Count it and write it down, but only the first of a row of the same: a busy rule is no flood."""
+        if self.state.last_refusal.get(rule.id) != refusal.code:
+            counts = {**self.state.refusals, refusal.code: self.state.refusals.get(refusal.code, 0) + 1}
+            self.state = replace(self.state, refusals=counts)
+            data: dict[str, object] = {"code": refusal.code, "what": refusal.what}
+            knobs = (refusal.knob,) if refusal.knob else ()
+            self.do(Note(Record("refused", self.t, rule=rule.id, knobs=knobs, data=data)))
+        last = {**self.state.last_refusal, rule.id: refusal.code}
+        self.state = replace(self.state, last_refusal=last)
+
+    # ---------------------------------------------------------------------- what comes of it
+
+    def looked(self, event: Looked) -> None:
+        """The knobs' values are known: make the proposal, ask the envelope, open the trial."""
+        if event.rule not in self.state.looking:
+            return
+        self.state = replace(self.state, looking=self.state.looking - {event.rule})
+        setup = self.state.setup
+        known = self.state.learned.known.get(event.rule)
+        climb = setup.climb(event.rule)
+        rule = known[0] if known else as_rule(climb) if climb else setup.rule(event.rule)
+        if rule is None:
+            return
+        if event.refusal:
+            self.refuse(rule, event.refusal)
+            return
+        if climb is not None:
+            try:
+                self.open_climb(climb, event.live)
+            except KnobError as error:
+                self.refuse(rule, Refusal("unreadable", error.knob, str(error)))
+            return
+        live = event.live
+        originals = {**live, **{k: v for k, v in self.state.originals.items() if k in live}}
+        reading = setup.catalogue, setup.limits, reader(live), reader(originals), self.seen(rule)
+        guess = prior.propose(rule, known[1], *reading) if known else speculator.propose(rule, *reading)
+        if isinstance(guess, Proposal):
+            now = situation(self.state, self.t)
+            refusal = envelope.judge(guess, live, originals, now, free_step=known is not None)
+            if refusal is None:
+                self.open_trial(guess, live, rule)
+                return
+        else:
+            refusal = guess
+        self.refuse(rule, refusal)
+
+    def seen(self, rule: Rule) -> dict[str, float]:
+        latest = self.state.latest
+        return {name: latest[name][-1] for name in speculator.metrics(rule) if name in latest}
+
+    def keep(self, trial: Trial, after: Writes) -> None:
+        """What waited for this verdict need not wait for the next tick, too."""
+        super().keep(trial, after)
+        self.guess(Observation(self.t, {}), without=trial.proposal.rule)
+
+
+def knobs_of(rule: Rule) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(action.knob for action in rule.do))
+
+
+def reader(values: Mapping[str, Value]) -> Callable[[str], Value]:
+    def read(knob: str) -> Value:
+        if knob not in values:
+            raise KnobAbsent(knob, "read", "its value is not known")
+        return values[knob]
+
+    return read

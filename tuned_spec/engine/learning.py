@@ -1,0 +1,67 @@
+"""What the engine learns: which workload this is, what helped under it, how often each rule was right.
+
+Decides when something is remembered; what it means is `speculate`'s. Changes nothing on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from tuned_spec.engine.events import Note, Remember
+from tuned_spec.engine.state import Trial
+from tuned_spec.engine.turn import Turn
+from tuned_spec.model import Record, Writes
+from tuned_spec.speculate import prior, selection
+from tuned_spec.speculate.prior import Fate, Lesson
+from tuned_spec.speculate.signature import signature, watch
+
+replace = msgspec.structs.replace
+
+
+class Learning(Turn):
+    @property
+    def wall(self) -> float:
+        """Seconds since the epoch: what is remembered outlives the boot."""
+        return self.t + self.state.wall_offset
+
+    def workload_age(self) -> float | None:
+        """Seconds since this workload began; None before anything was recognised."""
+        watched = self.state.learned.watched
+        return self.t - watched.since if watched.recent else None
+
+    def recognise(self, values: Mapping[str, float]) -> bool:
+        """Takes in what the host shows; True when another workload has begun."""
+        learned = self.state.learned
+        seen = signature(values, self.state.setup.cpus)
+        watched, changed = watch(learned.watched, seen, self.t)
+        tried = "" if changed else learned.tried
+        self.state = replace(self.state, learned=replace(learned, watched=watched, tried=tried))
+        if changed:
+            self.do(Note(Record("workload", self.t, data={"what": "another one began"})))
+        return changed
+
+    def learn(self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None) -> None:
+        """What a judged trial teaches; `fate` None: nobody judged it in time."""
+        learned, rule, seen = self.state.learned, trial.proposal.rule, trial.signature
+        record = selection.judged(learned.record, rule, fate is Fate.CONFIRMED, gain, seen, self.wall)
+        priors = learned.priors
+        if seen is not None and fate is not None:
+            lessons = [(trial.id, fate, writes)]
+            if fate is Fate.CONFIRMED and writes != trial.after:
+                lessons.insert(0, (f"{trial.id} as guessed", Fate.REJECTED, trial.after))
+            for name, outcome, values in lessons:
+                lesson = Lesson(
+                    trial=name,
+                    fate=outcome,
+                    signature=seen,
+                    writes=values,
+                    rule=rule,
+                    expect=trial.proposal.expect,
+                    guard=trial.proposal.guard,
+                    gain=gain or 0.0,
+                )
+                priors = prior.learn(priors, lesson, self.wall)
+        self.state = replace(self.state, learned=replace(learned, record=record, priors=priors))
+        self.do(Remember(priors, record))

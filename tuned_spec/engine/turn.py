@@ -1,0 +1,48 @@
+"""One step under way: the state as it becomes and the commands as they come up.
+
+Owns the small parts that every other part of the engine is made of; decides nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tuned_spec import envelope
+from tuned_spec.engine.events import Command, Note
+from tuned_spec.engine.state import State, Trial
+from tuned_spec.model import Record
+
+replace = msgspec.structs.replace
+
+
+class Turn:
+    """Lives for one call of `step`."""
+
+    def __init__(self, state: State, t: float) -> None:
+        # Time never runs backwards here: an event that was queued before another keeps the later time.
+        self.t = max(t, state.t)
+        self.state = replace(state, t=self.t)
+        self.commands: list[Command] = []
+
+    def do(self, command: Command) -> None:
+        self.commands.append(command)
+
+    def note(self, kind: str, trial: Trial | None = None, /, **data: object) -> None:
+        if trial is None:
+            self.do(Note(Record(kind, self.t, data=data)))
+        else:
+            rule = trial.proposal.rule
+            self.do(Note(Record(kind, self.t, trial.id, rule, trial.knobs, data)))
+
+    def put(self, trial: Trial) -> Trial:
+        self.state = replace(self.state, trials={**self.state.trials, trial.id: trial})
+        return trial
+
+    def drop(self, trial: Trial) -> None:
+        trials = {k: v for k, v in self.state.trials.items() if k != trial.id}
+        self.state = replace(self.state, trials=trials)
+
+    def rest(self, trial: Trial) -> None:
+        rest_s = self.state.setup.policy.rest_s
+        memory = envelope.rested(self.state.envelope, trial.proposal.rule, rest_s, self.t)
+        self.state = replace(self.state, envelope=memory)
