@@ -485,6 +485,28 @@ def test_a_task_of_another_open_trial_refuses_the_change(ledger: Ledger, some: C
     ledger.restore()
 
 
+def test_a_held_task_goes_over_to_another_selector_with_its_own_original(ledger: Ledger, some: Crowd) -> None:
+    ledger.apply("t1", "r", (Write(NICE, 6),))
+    ledger.hold("t1")
+    other = "task.nice@exe=ts-c*"
+    applied = ledger.apply("t2", "r", (Write(other, 9),))
+    assert (applied.before, nices(some)) == ((Write(other, 6),), [9, 9, 9, 9])
+    (outcome,) = ledger.restore([other])
+    assert (outcome.status, nices(some)) == ("restored", [0, 0, 0, 0])
+
+
+def test_tasks_that_end_under_the_change_take_the_whole_change_back(opened: Opened, some: Crowd) -> None:
+    def end(point: str) -> None:
+        if point == "apply:after_intent":
+            wait_for_end(some)
+
+    with crowd(Path(f"/proc/{some.pid}/exe").readlink().parent, threads=2, name="ts-other") as other:
+        change = (Write("task.nice@exe=ts-other", 4), Write(NICE, 6))
+        with pytest.raises(KnobAbsent, match="all its tasks have ended"):
+            opened(end).apply("t1", "r", change)
+        assert nices(other) == [0, 0]
+
+
 # -------------------------------------------------------------------------------- repair.py
 
 

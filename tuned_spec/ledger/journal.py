@@ -116,6 +116,8 @@ class Journal:
             for row in self.rows.values()
             if row.is_task and row.status not in repair.ACTIVE and row.knob not in late
         ]
+        if not over:
+            return
         try:
             self._db.execute(f"DELETE FROM undo WHERE id IN ({', '.join(str(row.id) for row in over)})")
         except sqlite3.Error:

@@ -172,7 +172,11 @@ class Ledger:
                 raise _refused(refusal)
         plan = self._plan(writes)
         texts = self._change(trial, rule, plan)
-        before, after = self._seen(writes, texts)
+        try:
+            before, after = self._seen(writes, texts)
+        except KnobAbsent:
+            self.restore([w.knob for w in writes])  # the rest of the change is for nothing
+            raise
         for knob, value in selectors.items():
             scope = self._scopes.get(knob)
             original = scope.original if scope else self._parsed(before[knob], knob)
@@ -482,7 +486,8 @@ class Ledger:
                     raise
                 left_out = e
                 continue
-            rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
+            group = plan.selector_of.get(knob, row.group)  # a held task goes over to whoever means it now
+            rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value, group=group))
         if not rows:
             raise left_out or KnobAbsent(plan.asked[0].knob, "write", "no task matches it now")
         return rows, texts

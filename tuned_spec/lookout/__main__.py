@@ -20,7 +20,8 @@ from typing import Protocol
 from tuned_spec.lookout.messages import Deaf, News, pack
 
 GATHER_S = 0.05
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+NOBODY = 65534
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
 
 class Ear(Protocol):
@@ -45,10 +46,6 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True, help="the packet socket to the daemon, inherited")
     parser.add_argument("--hear", action="append", choices=EARS, required=True)
     args = parser.parse_args()
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        return 0  # it died before we asked to die with it
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to answer: it closes the door
     with socket.socket(fileno=args.fd) as door:
         try:
@@ -56,6 +53,18 @@ def main() -> int:
         except (BrokenPipeError, ConnectionResetError):
             pass
     return 0
+
+
+def drop_privileges() -> None:
+    """What is open stays open; nothing more is needed. Dead when the daemon is: its end of file says so, and
+    this, should it die while we are about to tell it something."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # a change of uid clears it
 
 
 def listen(door: socket.socket, wanted: list[str]) -> None:
@@ -67,6 +76,7 @@ def listen(door: socket.socket, wanted: list[str]) -> None:
             ears[ear.fileno()] = ear
         except OSError as error:
             door.sendall(pack([Deaf(name, str(error))]))
+    drop_privileges()
     poll = select.poll()
     for fd in (door.fileno(), *ears):
         poll.register(fd, select.POLLIN)
