@@ -73,6 +73,7 @@ class Knob(Frozen, frozen=True):
     `target` is a path below the adapter's root (`vm/swappiness` below /proc/sys); `{}` is the instance.
     `low`/`high` bound a number, or each element of a tuple alike; None is unbounded.
     `quantum`: the kernel rounds down to a multiple of it (a page, for byte counts held as pages).
+    `power_of_two`: the kernel rounds up to one, or refuses what is none.
     `source` says where range, unit and behaviour are from.
     """
 
@@ -89,6 +90,7 @@ class Knob(Frozen, frozen=True):
     choices: tuple[str, ...] = ()
     choices_from: str = ""  # a file beside the target that lists the choices this host offers
     quantum: int = 1
+    power_of_two: bool = False
     coupled: tuple[Coupling, ...] = ()
     risk: Risk = Risk.LOW
     scope: str = "host"  # host, netns
@@ -180,6 +182,7 @@ class Action(Frozen, frozen=True):
     value: Value | float
     step: float = 1.0
     field: int | None = None
+    only: Way | None = None  # never moves the number the other way (TuneD's `>` and `<`)
 
 
 class Expect(Frozen, frozen=True):

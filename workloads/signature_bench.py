@@ -1,18 +1,19 @@
-"""Does the daemon know a workload again? Real ones, one after another, seen through Sense as it would see them.
+"""Does the daemon know a workload again? Real ones, one after another, seen through Sense as it sees them.
 
     python -m workloads.signature_bench capture --out RAW.jsonl [--visits 3] [--seconds 14] [--only NAME ...]
     python -m workloads.signature_bench judge RAW.jsonl
 
-`capture` visits each workload several times in shuffled order, each time at another intensity, and keeps what was
-sensed each second. `judge` lets the speculator live through the capture: it learns from the first visit and is
-asked in the others; then once more with each workload held out entirely, when the only right answer is "unknown".
-Nothing is tuned and no knob is written; clients talk to servers over loopback, files are in a directory of ours.
+`capture` visits each workload several times in shuffled order, each time at another intensity, and keeps what
+was sensed each second, and how much of the CPUs others took. `judge` lets the speculator live through that:
+it learns from the first visit and is asked in the others; then once more with each workload held out
+entirely, when the only right answer is "unknown". Nothing is tuned and no knob is written; clients talk to
+servers over loopback, files are in a directory of ours.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import collections
 import os
 import random
 import shutil
@@ -23,11 +24,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import msgspec
+
+from tuned_spec.model import Expect, Frozen, Way, Write
 from tuned_spec.sense.sensor import Sense
+from tuned_spec.speculate.prior import Fate, Lesson, Priors, Recall, learn, recall
+from tuned_spec.speculate.signature import Signature, Watched, signature, watch
 from workloads import life
 
 TICK_S = 1.0
@@ -35,7 +41,7 @@ REDIS, WEB, UDP = 16379, 18080, 18081
 PYTHON = sys.executable
 Commands = list[list[str]]
 
-# what is missing of these is said before anything starts: apt install sysbench fio redis-server nginx-light wrk gcc
+# what is missing of these is said before anything starts
 PROGRAMS = ("sysbench", "fio", "redis-server", "redis-benchmark", "nginx", "wrk", "gcc")
 
 
@@ -81,8 +87,8 @@ LOADS: dict[str, Callable[[Path, int], Commands]] = {
     "compile": lambda d, n: [_own("compile", d / f"c{job}") for job in range(n)],
     "stream": lambda d, n: [_module("urgent")] * n,
     "memory": lambda d, n: [
-        ["sysbench", "memory", "--memory-block-size=256M", "--memory-access-mode=rnd"]
-        + ["--memory-total-size=100T", f"--threads={n}", "--time=3600", "run"]
+        f"sysbench memory --threads={n} --memory-block-size=256M --memory-access-mode=rnd "
+        "--memory-total-size=100T --time=3600 run".split()
     ],
 }
 
@@ -230,26 +236,130 @@ def capture(out: Path, visits: int, seconds: int, only: list[str], seed: int) ->
                         seen = sense.observe(time.monotonic())
                         used, before = cpu_seconds(sessions), used
                         others.append(seen.values.get("cpu.busy", 0.0) - (used - before) / TICK_S / cpus)
-                        row = {
-                            "workload": name,
-                            "visit": visit,
-                            "intensity": intensity,
-                            "tick": tick,
-                            "t": round(seen.t, 3),
-                            # of all CPUs, by programs that are not ours
-                            "others": round(others[-1], 3),
-                            "values": seen.values,
-                        }
-                        lines.write(json.dumps(row) + "\n")
+                        row = Row(name, visit, intensity, tick, seen.t, seen.values, others[-1])
+                        lines.write(msgspec.json.encode(row).decode() + "\n")
                     lines.flush()
                     if any(process.poll() is not None for process in running):
                         print(f"{name}: ended by itself: is it installed and allowed here?", file=sys.stderr)
                     stop(running)
                     print(
-                        f"visit {visit} {name} x{intensity}, others {statistics.mean(others):.0%} of the CPUs",
+                        f"visit {visit} {name} x{intensity}, others {statistics.mean(others):.0%} of CPUs",
                         flush=True,
                     )
         sense.close()
+
+
+# ------------------------------------------------------------------------------------ judge
+
+
+class Row(Frozen, frozen=True):
+    """One tick of a capture, as it is written."""
+
+    workload: str
+    visit: int
+    intensity: int
+    tick: int
+    t: float
+    values: dict[str, float]
+    others: float = 0.0  # share of all CPUs that programs took which are not ours
+
+
+class Tick(Frozen, frozen=True):
+    """What is judged of it."""
+
+    workload: str
+    visit: int
+    tick: int
+    seen: Signature | None
+    others: float = 0.0
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.workload, self.visit
+
+
+def of_rows(rows: Sequence[Row], cpus: int) -> list[Tick]:
+    return [Tick(row.workload, row.visit, row.tick, signature(row.values, cpus), row.others) for row in rows]
+
+
+def lesson(name: str, signature: Signature, trial: str) -> Lesson:
+    """As if a knob had been confirmed under this workload, whose value is the workload's name."""
+    writes = (Write("bench", name),)
+    return Lesson(trial, Fate.CONFIRMED, signature, writes, "bench", Expect("app.bench", Way.DOWN), gain=0.5)
+
+
+def walk_through(rows: Sequence[Tick]) -> Iterator[tuple[Tick, Watched, bool]]:
+    """What the daemon would know at each tick, and whether it saw a change."""
+    memory = Watched()
+    for number, row in enumerate(rows):
+        memory, changed = watch(memory, row.seen, float(number))
+        yield row, memory if row.seen else Watched(), changed
+
+
+def learned(rows: Sequence[Tick], visits: Collection[int], without: str = "") -> Priors:
+    """Priors after these visits, each of which taught one lesson at its end. Idling teaches nothing."""
+    ends = {row.place: memory for row, memory, _ in walk_through(rows)}
+    priors = Priors()
+    for (name, visit), memory in ends.items():
+        if visit in visits and name not in ("idle", without) and memory.usual:
+            priors = learn(priors, lesson(name, memory.usual, f"{name}.{visit}"), wall=float(visit))
+    return priors
+
+
+def answers(rows: Sequence[Tick], priors: Priors) -> Iterator[tuple[Tick, str]]:
+    """What is recalled at each tick: a workload's name, "unknown" or "idle"; not at the mixed first one."""
+    for row, memory, _ in walk_through(rows):
+        if row.tick == 0:
+            continue
+        if not memory.recent:
+            yield row, "idle"
+            continue
+        said = recall(priors, memory.recent, wall=float(row.visit))
+        yield row, str(said.settings[0].write.value) if isinstance(said, Recall) else "unknown"
+
+
+def strangers(rows: Sequence[Tick]) -> tuple[int, list[str]]:
+    """Each workload where only the others are known: ticks asked, and those taken for a known one."""
+    asked, fooled = 0, []
+    for name in sorted({row.workload for row in rows} - {"idle"}):
+        priors = learned(rows, {row.visit for row in rows}, without=name)
+        said = [(row, what) for row, what in answers(rows, priors) if row.workload == name and what != "idle"]
+        asked += len(said)
+        fooled += [f"{name}.{row.visit} as {what}" for row, what in said if what != "unknown"]
+    return asked, fooled
+
+
+def judge(rows: Sequence[Tick], taught: Collection[int]) -> None:
+    names = sorted({row.workload for row in rows})
+    columns = [*(name for name in names if name != "idle"), "unknown", "idle"]
+    asked = sorted({row.visit for row in rows} - set(taught))
+    priors = learned(rows, taught)
+    said = [(row, what) for row, what in answers(rows, priors) if row.visit in asked]
+    print(f"learned from visits {sorted(taught)}, asked in {asked}; ticks, rows actual, columns recalled\n")
+    print("| |", " | ".join(columns), "| first right, ticks | others |")
+    print("|---" * (len(columns) + 3) + "|")
+    for name in names:
+        counts = collections.Counter(what for row, what in said if row.workload == name)
+        visits = {visit: [(r, w) for r, w in said if r.place == (name, visit)] for visit in asked}
+        first = [
+            str(next((r.tick for r, w in ticks if w == name), "-")) for ticks in visits.values() if ticks
+        ]
+        others = statistics.mean(row.others for row in rows if row.workload == name)
+        cells = " | ".join(str(counts[column] or "") for column in columns)
+        print(f"| {name} | {cells} | {' '.join(first)} | {others:.0%} |")
+    right = sum(what == row.workload for row, what in said if row.workload != "idle")
+    wrong = sum(what not in ("unknown", "idle", row.workload) for row, what in said)
+    busy = sum(row.workload != "idle" and what != "idle" for row, what in said)
+    print(f"\nright {right} of {busy} ticks ({right / busy:.0%}), wrong {wrong} of {len(said)} ticks")
+    asked_of, fooled = strangers(rows)
+    print(f"held out: {len(fooled)} of {asked_of} ticks taken for a known one: {collections.Counter(fooled)}")
+    alarms = [(row, changed) for row, _, changed in walk_through(rows)]
+    later = [changed for row, changed in alarms if row.tick > 2]
+    soon = {row.place for row, changed in alarms if changed and row.tick <= 2}
+    print(
+        f"changes: {len(soon)} of {len({row.place for row in rows})} visits noticed within 2 ticks after the "
+        f"one they began in; later {sum(later)} alarms in {len(later)} ticks"
+    )
 
 
 def main() -> None:
@@ -261,17 +371,26 @@ def main() -> None:
     verb.add_argument("--seconds", type=int, default=14)
     verb.add_argument("--only", nargs="*", default=[], choices=list(LOADS))
     verb.add_argument("--seed", type=int, default=1)
+    verb = verbs.add_parser("judge")
+    verb.add_argument("raw", type=Path, nargs="+")
+    verb.add_argument("--learn", type=int, nargs="+", default=[0], metavar="VISIT")
+    verb.add_argument("--cpus", type=int, default=os.cpu_count(), help="of the host of the capture")
     verb = verbs.add_parser("load")
     verb.add_argument("name", choices=list(OWN))
     verb.add_argument("arguments", nargs="*")
     arguments = parser.parse_args()
     if arguments.verb == "load":
         OWN[arguments.name](*arguments.arguments)
+    if arguments.verb == "judge":
+        lines = [line for raw in arguments.raw for line in raw.read_bytes().splitlines()]
+        rows = [msgspec.json.decode(line, type=Row) for line in lines]
+        judge(of_rows(rows, arguments.cpus), arguments.learn)
     if arguments.verb == "capture":
         missing = [program for program in PROGRAMS if shutil.which(program) is None]
         if missing:
             sys.exit(
-                f"not installed: {', '.join(missing)}; apt-get install sysbench fio redis-server nginx-light wrk gcc"
+                f"not installed: {', '.join(missing)}; "
+                "apt-get install sysbench fio redis-server redis-tools nginx-light wrk gcc"
             )
         capture(arguments.out.resolve(), arguments.visits, arguments.seconds, arguments.only, arguments.seed)
 

@@ -29,7 +29,7 @@ KNOBS = st.sampled_from(sorted(FOUND))
 VALUES: st.SearchStrategy[Value] = st.one_of(
     st.integers(-10, 2000), st.just("word"), st.tuples(st.integers(), st.integers())
 )
-METRICS = st.sampled_from(["app.p95", "app.other", "app.max", "cpu.busy"])
+METRICS = st.sampled_from(["app.p95", "app.other", "app.max", "app.lag", "cpu.busy"])
 ENDS = {"confirmed", "overwritten", "reverted", "foreign", "failed"}
 
 

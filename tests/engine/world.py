@@ -11,6 +11,7 @@ from tuned_spec import engine
 from tuned_spec.engine import events as ev
 from tuned_spec.model import (
     Action,
+    Climb,
     Coupling,
     CouplingKind,
     Expect,
@@ -25,6 +26,7 @@ from tuned_spec.model import (
     Policy,
     Record,
     Rule,
+    Span,
     ToActor,
     Value,
     Way,
@@ -56,11 +58,12 @@ CATALOGUE = {
     for k in (
         knob("t.plain"),
         knob("t.slow", alternable=False),
+        knob("t.search", low=1),
         knob("t.bytes", coupled=(Coupling("t.ratio", CouplingKind.ZEROES),)),
         knob("t.ratio", coupled=(Coupling("t.bytes", CouplingKind.ZEROES),), high=100),
     )
 }
-FOUND: dict[str, Value] = {"t.plain": 100, "t.slow": 7, "t.bytes": 0, "t.ratio": 20}
+FOUND: dict[str, Value] = {"t.plain": 100, "t.slow": 7, "t.search": 64, "t.bytes": 0, "t.ratio": 20}
 
 
 def rule(name: str, *actions: Action, metric: str = "app.p95", **more: object) -> Rule:
@@ -92,6 +95,16 @@ POLICY = Policy(
     names=("test",),
     rules=RULES,
     limits=(Limit("t.plain", low=50, high=800, step_ratio=2.0, bound_ratio=4.0, step_abs=50),),
+    climbs=(
+        Climb(
+            id="find",
+            spans=(Span("t.search", 8, 512),),
+            expect=Expect("app.lag", Way.DOWN),
+            reason="a test",
+            source="none",
+            settle_s=0.0,
+        ),
+    ),
     changes_per_minute=6,
     rest_s=60.0,
 )
@@ -149,7 +162,7 @@ class World:
                 return ev.Observed(self.t, {"cpu.busy": 0.5})
             case ev.Hold():
                 self.held_rows |= set(self.rows)
-            case ev.TakeUp() | ev.Ask():
+            case ev.TakeUp() | ev.Ask() | ev.Remember():
                 pass
         return None
 

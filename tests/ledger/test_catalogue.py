@@ -44,6 +44,8 @@ def test_the_whole_catalogue_goes_out_and_comes_back(host: dict[str, str], tmp_p
         for id, knob in catalogue.items():
             if knob.risk is Risk.HIGH or ledger.original(id) is not None or ledger.reversible(id) is not None:
                 continue
+            if knob.adapter == "held":
+                continue  # ends with the process that holds it, and this one goes on
             before[id] = ledger.value(id)
             value = another(knob, before[id])
             if value is None:

@@ -75,7 +75,14 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     ),
     "knobs": (
         "the catalogue on this host: value, range, risk, owner",
-        [arg("pattern", nargs="?", metavar="PATTERN", help="only ids that contain or match this")],
+        [
+            arg("pattern", nargs="?", metavar="PATTERN", help="only ids that contain or match this"),
+            arg(
+                "--markdown",
+                action="store_true",
+                help="the whole catalogue as a page, whatever this host has",
+            ),
+        ],
     ),
     "doctor": ("what this host offers, who else tunes it, and what to do about it", []),
 }

@@ -27,16 +27,19 @@ class Host:
 
     def __init__(self, root: Path) -> None:
         self.adapters: Mapping[str, Adapter] = adapters(root)
-        self.knobs: Mapping[str, Knob] = Catalogue(load(), self.adapters)
+        self.knobs = Catalogue(load(), self.adapters)
 
     def knob(self, name: str) -> Knob:
         """By id, or spelt as a path (`vm/swappiness`, `/proc/sys/vm/swappiness`)."""
-        if name in self.knobs:
-            return self.knobs[name]
-        plain = name.removeprefix("/proc/sys/").replace("/", ".")
+        entry, at, instance = name.removeprefix("/proc/sys/").partition("@")
+        plain = entry.replace("/", ".") + at + instance
         if plain in self.knobs:
             return self.knobs[plain]
         raise UsageError(unknown(name, self.knobs))
+
+    def here(self, entry: Knob) -> list[Knob]:
+        """The knobs that this host has of an entry; the entry itself where it has none, or is one."""
+        return [self.knobs[f"{entry.id}@{name}"] for name in self.knobs.instances(entry.id)] or [entry]
 
     def live(self, knob: Knob) -> Live:
         adapter = self.adapters[knob.adapter]

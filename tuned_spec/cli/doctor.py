@@ -140,7 +140,8 @@ def _debugfs(root: Path) -> Finding:
 
 
 def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    probes = {name: host.live(knob).availability for name, knob in sorted(host.knobs.items())}
+    knobs = [knob for _, entry in sorted(host.knobs.items()) for knob in host.here(entry)]
+    probes = {knob.id: host.live(knob).availability for knob in knobs}
     writable = [name for name, there in probes.items() if there.writable]
     yield Finding(
         "knobs", "ok" if writable else "note", f"{len(writable)} of {len(probes)} can be written here"

@@ -1,4 +1,4 @@
-"""`knobs`: the catalogue on this host."""
+"""`knobs`: the catalogue on this host, or as a page."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from fnmatch import fnmatchcase
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text
 from tuned_spec.cli.sysctl_d import Owners
+from tuned_spec.knobs.catalogue import load
 from tuned_spec.ledger import repair
 from tuned_spec.model import Knob
+from tuned_spec.report.knobs import page
 
 NO_MATCH = 1
 
 
 def main(args: argparse.Namespace) -> int:
+    if args.markdown:
+        print(page(load()), end="")
+        return 0
     host, owners = Host(args.root), Owners(args.root)
     rows, damage = live.undo_rows(args.runtime_dir)
     ours = {
@@ -22,33 +27,22 @@ def main(args: argparse.Namespace) -> int:
     }
     pattern = args.pattern or ""
     shown = []
-    for name, knob in sorted(host.knobs.items()):
-        if pattern not in name and not fnmatchcase(name, pattern):
+    knobs = {knob.id: knob for entry in host.knobs.values() for knob in host.here(entry)}
+    if pattern.partition("@")[0] in host.knobs:  # asked for by name: other network namespaces, too
+        entry = pattern.partition("@")[0]
+        knobs |= {id: host.knobs[id] for name in host.knobs.instances(pattern) if (id := f"{entry}@{name}")}
+    # What is never enumerated (tasks), or went away since, is still in the journal.
+    knobs |= {id: host.knobs[id] for id in ours if id in host.knobs}
+    for id, knob in sorted(knobs.items()):
+        if pattern not in id and not fnmatchcase(id, pattern):
             continue
         here, setting = host.live(knob), owners.of(knob)
-        owner = f"tuned-spec ({ours[name].rule})" if name in ours else ""
+        owner = f"tuned-spec ({ours[id].rule})" if id in ours else ""
         if not owner and setting:
             owner = f"{setting.file}:{setting.line}"
         shown.append((knob, here, owner))
     if args.json:
-        document = [
-            {
-                "knob": knob.id,
-                "value": here.value,
-                "low": knob.low,
-                "high": knob.high,
-                "choices": knob.choices,
-                "unit": knob.unit,
-                "risk": knob.risk,
-                "present": here.availability.present,
-                "writable": here.availability.writable,
-                "why": here.why,
-                "owner": owner,
-                "summary": knob.summary,
-                "source": knob.source,
-            }
-            for knob, here, owner in shown
-        ]
+        document = [_told(*one) for one in shown]
         show.json_out({"v": 1, "command": "knobs", "knobs": document})
         return 0 if shown else NO_MATCH
     if not shown:
@@ -61,9 +55,24 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _told(knob: Knob, here: Live, owner: str) -> dict[str, object]:
+    """Every field of the entry, and what this host shows."""
+    fields = {name: getattr(knob, name) for name in knob.__struct_fields__ if name != "id"}
+    return {
+        "knob": knob.id,
+        "value": here.value,
+        "present": here.availability.present,
+        "writable": here.availability.writable,
+        "why": here.why,
+        "owner": owner,
+        **fields,
+    }
+
+
 def _row(knob: Knob, here: Live, owner: str) -> tuple[str, ...]:
     there = here.availability
-    value = text(here.value) if there.present else "(absent)"
+    missing = "(none here)" if knob.per and not knob.instance else "(absent)"
+    value = text(here.value) if there.present else missing
     locked = "" if there.writable or not there.present else " (read-only)"
     unit = "" if knob.choices or knob.type == "bool" else " " + knob.unit.partition(" (")[0]
     return (knob.id, value + locked, bounds(knob) + unit, knob.risk.value, owner or "-")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from tuned_spec.daemon.aside import Aside
 from tuned_spec.engine.events import (
     Applied,
     Apply,
@@ -30,6 +31,7 @@ from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.knobs.watch import Watch
 from tuned_spec.ledger.journal import Journal
+from tuned_spec.ledger.ledger import Applied as Done
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Outcome, Refusal
 
@@ -47,6 +49,8 @@ class Hands:
         self.catalogue, self.access, self.journal, self.clock = catalogue, access, journal, clock
         self.ledger = Ledger(catalogue, access, journal, clock)
         self.watch = Watch()
+        self.aside = Aside()
+        self._returned: list[Event] = []  # answers for the loop
         self.to_write = True  # False: nothing will be, only what is absent counts against a knob
         self.reverted: tuple[Outcome, ...] = ()  # what the last RevertAll came to
         self._knob_at: dict[Path, str] = {}
@@ -106,16 +110,37 @@ class Hands:
         foreign = self.foreign()
         if {w.knob for event in foreign for w in event.writes} & {w.knob for w in command.writes}:
             return foreign
+        asked = (command.trial, command.rule, command.writes)
+        if not any(self.catalogue[w.knob].blocking for w in command.writes):
+            return (*foreign, *self._answer(command, lambda: self.ledger.apply(*asked)))
         try:
-            done = self.ledger.apply(command.trial, command.rule, command.writes)
-        except KnobError as error:
-            failed = ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error))
-            return (*foreign, failed)
-        except JournalError as error:
-            failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
-            return (*foreign, JournalChanged(self.clock(), False, str(error)), failed)
-        applied = Applied(self.clock(), command.trial, done.before, done.after, done.rounded, done.seconds)
-        return (*foreign, applied)
+            change = self.ledger.begin(*asked, aside=True)
+        except (KnobError, JournalError) as error:
+            return (*foreign, *self._failed(command, error))
+        self.aside.begin(
+            lambda: self.ledger.carry_out(change),
+            lambda: self._returned.extend(self._answer(command, lambda: self.ledger.finish(change))),
+        )
+        return foreign
+
+    def come_back(self) -> tuple[Event, ...]:
+        """The answers to those Apply whose writes were done aside and are over now."""
+        self.aside.come_back()
+        returned, self._returned = tuple(self._returned), []
+        return returned
+
+    def _answer(self, command: Apply, deed: Callable[[], Done]) -> tuple[Event, ...]:
+        try:
+            done = deed()
+        except (KnobError, JournalError) as error:
+            return self._failed(command, error)
+        return (Applied(self.clock(), command.trial, done.before, done.after, done.rounded, done.seconds),)
+
+    def _failed(self, command: Apply, error: KnobError | JournalError) -> tuple[Event, ...]:
+        if isinstance(error, KnobError):
+            return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error)),)
+        failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
+        return (JournalChanged(self.clock(), False, str(error)), failed)
 
     def join(self, among: Collection[int] | None = None) -> tuple[Event, ...]:
         """Tasks of these processes (None: of all) get what the selectors that mean them are set to."""
@@ -163,4 +188,5 @@ class Hands:
 
     def close(self) -> None:
         self.watch.close()
+        self.aside.close()
         self.journal.close()

@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tuned_spec.model import Condition, Knob, Policy, entry_of
+from tuned_spec.speculate import signature
+from tuned_spec.speculate.climb import as_rule
 from tuned_spec.speculate.rules import metrics as metrics_of
 
 
 def wanted_metrics(policy: Policy) -> frozenset[str]:
-    """The metrics that some rule reads: nothing else is sensed, but what paces the loop."""
-    return frozenset(name for rule in policy.rules for name in metrics_of(rule))
+    """What rules and searches read, and what workloads are known by: nothing else is sensed but the pace."""
+    searched = (as_rule(climb) for climb in policy.climbs)
+    return signature.NEEDS | {name for rule in (*policy.rules, *searched) for name in metrics_of(rule)}
 
 
 def pressure_levels(policy: Policy) -> dict[str, float]:

@@ -86,6 +86,7 @@ LONGEST_WAIT_S = 5.0
 PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
+DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -198,6 +199,7 @@ class Daemon:
         self.on(self.wake_read.fileno(), select.EPOLLIN, self.read_signals)
         for trigger in self.triggers:
             self.on(trigger.fd, select.EPOLLPRI, partial(self.pressure, trigger))
+        self.on(self.hands.aside.fileno(), select.EPOLLIN, self.come_back)
         watch = self.hands.watch.fileno()
         if watch is not None:
             self.on(watch, select.EPOLLIN, self.foreign_hand)
@@ -366,6 +368,10 @@ class Daemon:
         self.dispatch(Observed(observation.t, observation.values | {trigger.name: share}))
         self.next_tick = min(self.next_tick, clock() + BUSY_S)
 
+    def come_back(self, _mask: int) -> None:
+        for event in self.hands.come_back():
+            self.dispatch(event)
+
     def foreign_hand(self, _mask: int) -> None:
         for event in self.hands.foreign():
             self.dispatch(event)
@@ -505,7 +511,7 @@ class Daemon:
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
             case Remember():
-                self.history.do(partial(self.remember, command))
+                self.history.do(partial(priors.save, self.options.state_dir, command.priors, command.record))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
@@ -520,11 +526,6 @@ class Daemon:
             case _:
                 assert_never(command)
         return ()
-
-    def remember(self, command: Remember) -> None:
-        """On the history's thread: it waits for the disk."""
-        if trouble := priors.save(self.options.state_dir, command.priors, command.record):
-            self.log.say("what was learned could not be kept", why=trouble)
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)
@@ -557,6 +558,11 @@ class Daemon:
         sd_notify("STOPPING=1")
         for client in tuple(self.control.clients.values()):
             self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
+        # A write that blocks is waited for, but not for ever: the repair compares what is left in doubt.
+        patience = clock() + DOUBT_S
+        while self.hands.aside.under_way and clock() < patience:
+            select.select([self.hands.aside], [], [], patience - clock())
+            self.come_back(0)
         self.dispatch(Stop(clock(), self.stop_why))
         data: dict[str, object] = {"why": self.stop_why, "outcomes": self.hands.reverted}
         self.record(Record("stop", clock(), data=data))

@@ -13,14 +13,11 @@ from tuned_spec.engine.events import Applied, Apply
 from tuned_spec.engine.state import Phase, Trial, Window
 from tuned_spec.engine.trials import Trials
 from tuned_spec.model import (
-    Action,
     Allowed,
     Arm,
     Climb,
     Measure,
-    Op,
     Proposal,
-    Rule,
     Span,
     Value,
     Verdict,
@@ -28,27 +25,11 @@ from tuned_spec.model import (
     Write,
 )
 from tuned_spec.speculate import climb as search
+from tuned_spec.speculate.climb import as_rule
 
 LEASE_WINDOWS = 60  # a search that has not ended in so many windows, and as many for each knob, goes back
 
 replace = msgspec.structs.replace
-
-
-def as_rule(climb: Climb) -> Rule:
-    """What a search and a rule have in common, for those who ask either."""
-    return Rule(
-        id=climb.id,
-        when=(),
-        do=tuple(Action(span.knob, Op.SET, span.low, field=span.field) for span in climb.spans),
-        expect=climb.expect,
-        reason=climb.reason,
-        source=climb.source,
-        guard=climb.guard,
-        confidence=climb.confidence,
-        origin=climb.origin,
-        settle_s=climb.settle_s,
-        dwell_s=climb.dwell_s,
-    )
 
 
 class Climbing(Trials):
@@ -82,7 +63,7 @@ class Climbing(Trials):
             before=tuple(Write(w.knob, live[w.knob]) for w in start.values),
             after=start.values,
             deadline=self.t + LEASE_WINDOWS * (1 + len(climb.spans)) * window_s,
-            signature=self.state.learned.watched.signature,
+            signature=self.state.learned.watched.usual,
             climb=start,
         )
         memory = envelope.changed(self.state.envelope, guess, live, self.t)
@@ -107,8 +88,9 @@ class Climbing(Trials):
     def applied(self, event: Applied) -> None:
         super().applied(event)
         trial = self.state.trials.get(event.trial)
-        if trial is not None and trial.phase is Phase.CLIMBING:
-            self.open_window(trial)
+        if trial is not None and trial.phase is Phase.CLIMBING and trial.climb is not None:
+            values = {write.knob: write.value for write in event.after}
+            self.open_window(self.put(replace(trial, climb=search.wrote(trial.climb, values))))
 
     def open_window(self, trial: Trial) -> None:
         climb = self.state.setup.climb(trial.proposal.rule)
@@ -148,7 +130,7 @@ class Climbing(Trials):
         """At its best: the actor judges it against where the search began."""
         self.state = replace(self.state, climbs={**self.state.climbs, trial.proposal.rule: memory})
         self.note("climbed", trial, writes=rest.writes, what=rest.why, windows=memory.count)
-        if rest.writes == trial.before:
+        if memory.silent or rest.writes == trial.before:
             self.rest(trial)
             self.revert(trial, f"the search found nothing better: {rest.why}", tell=False)
             return

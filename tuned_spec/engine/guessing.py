@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from tuned_spec import envelope
-from tuned_spec.engine.climbing import Climbing, as_rule
+from tuned_spec.engine.climbing import Climbing
 from tuned_spec.engine.events import Look, Looked, Note, Observed, Planned
 from tuned_spec.engine.state import HISTORY, Phase, Trial, situation
 from tuned_spec.errors import KnobAbsent, KnobError
 from tuned_spec.model import Mode, Observation, Proposal, Record, Refusal, Rule, Value, Writes
 from tuned_spec.speculate import prior, selection
 from tuned_spec.speculate import rules as speculator
+from tuned_spec.speculate.climb import as_rule
 
 ROOM = 16  # trials that one round may open; the envelope's budget of changes a minute is the tighter one
 
@@ -64,7 +65,7 @@ class Guessing(Climbing):
             else:
                 asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
         candidates = [candidate for _, candidate in asking.values()]
-        chosen = selection.choose(candidates, learned.record, learned.watched.signature, self.wall, ROOM)
+        chosen = selection.choose(candidates, learned.record, learned.watched.usual, self.wall, ROOM)
         for id in chosen.launch:
             self.look(asking[id][0])
         for id, why in chosen.skip.items():

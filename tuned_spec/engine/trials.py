@@ -71,7 +71,7 @@ class Trials(Measuring):
             before=before,
             after=guess.writes,
             deadline=self.t + guess.lease_s,
-            signature=self.state.learned.watched.signature,
+            signature=self.state.learned.watched.usual,
         )
         facts = {
             "writes": guess.writes,

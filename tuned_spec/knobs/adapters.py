@@ -18,7 +18,8 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import reach, tasks, text
+from . import blocks, caps, cgroups, cpus, namespaces, reach, tasks, text
+from .facts import host_facts
 
 
 class Availability(Frozen, frozen=True):
@@ -33,17 +34,8 @@ def _no_instances(root: Path, entry: Knob) -> tuple[str, ...]:
     return ()
 
 
-def _of_host(root: Path, knob: Knob) -> str:
-    """ "" for the host, or the network namespace that /proc/sys/net shows this process.
-
-    A kernel without namespaces has only one: "".
-    """
-    if knob.scope != "netns":
-        return ""
-    try:
-        return f"netns:[{(root / 'proc/self/ns/net').stat().st_ino}]"
-    except FileNotFoundError:
-        return ""
+def _no_facts(root: Path, knob: Knob) -> caps.Facts:
+    return {}
 
 
 def _itself(
@@ -54,12 +46,14 @@ def _itself(
 
 class Kind(NamedTuple):
     """What differs. `address` raises KnobRefused for a target that leads elsewhere; `instances` are the
-    names that an entry has here now, sorted; `members` are the concrete knobs that one stands for."""
+    names that an entry has here now, sorted; `members` are the concrete knobs that one stands for;
+    `facts` are those of one instance that its cap asks for."""
 
     address: Callable[[Path, Knob], str]
     instances: Callable[[Path, Knob], tuple[str, ...]] = _no_instances
-    identity: Callable[[Path, Knob], str] = _of_host
+    identity: Callable[[Path, Knob], str] = namespaces.identity
     members: Callable[[Path, Knob, Collection[int] | None, Container[int]], tuple[Knob, ...]] = _itself
+    facts: Callable[[Path, Knob], caps.Facts] = _no_facts
 
 
 def is_inside(target: str) -> bool:
@@ -68,14 +62,19 @@ def is_inside(target: str) -> bool:
     return bool(target) and "\0" not in target and not {"", ".", ".."} & set(parts)
 
 
-def below(place: str) -> Callable[[Path, Knob], str]:
-    """Addresses of files: the knob's target below one directory."""
+def below(place: str, scheme: str = "", between: str = "") -> Callable[[Path, Knob], str]:
+    """Addresses of files: the knob's target below one directory, read and written by `scheme` if not plainly.
+
+    `between` comes after the target's first directory: eth0/rx-0/rps_cpus is eth0/queues/rx-0/rps_cpus.
+    """
 
     def address(root: Path, knob: Knob) -> str:
         if not is_inside(knob.target):
             hint = "give the catalogue entry a plain relative path"
             raise KnobRefused(knob.id, "probe", f"target {knob.target!r} leaves {root / place}", hint=hint)
-        return str(root / place / knob.target)
+        first, _, rest = knob.target.partition("/")
+        path = root / place / first / between / rest
+        return f"{scheme}:{path}" if scheme else str(path)
 
     return address
 
@@ -87,32 +86,55 @@ PLACES = {
     "debugfs": "sys/kernel/debug",
 }
 
+_sysctl = below(PLACES["sysctl"])
+
 KINDS: dict[str, Kind] = {
-    **{name: Kind(below(place)) for name, place in PLACES.items()},
+    "sysctl": Kind(lambda root, knob: namespaces.address(root, knob, _sysctl(root, knob)), namespaces.names),
+    "sysfs": Kind(below(PLACES["sysfs"]), cpus.found(PLACES["sysfs"])),
+    "debugfs": Kind(below(PLACES["debugfs"])),
+    "feature": Kind(below("sys/kernel/debug", "words")),
+    "block": Kind(below("sys"), blocks.disks, blocks.identity, facts=blocks.facts),
+    "cgroup": Kind(cgroups.address, cgroups.instances, cgroups.identity),
+    "cpu": Kind(
+        below("sys/devices/system/cpu"), cpus.found("sys/devices/system/cpu"), facts=cpus.frequencies
+    ),
+    "idle": Kind(
+        below("sys/devices/system/cpu", between="cpuidle"), cpus.found("sys/devices/system/cpu", "cpuidle")
+    ),
+    "irq": Kind(below("proc"), cpus.irqs, cpus.irq_identity),
+    "queue": Kind(below("sys/class/net", between="queues"), cpus.queues, cpus.nic_identity),
+    "held": Kind(below("dev", "held"), identity=cpus.holder),
     "task": Kind(tasks.address, identity=tasks.identity, members=tasks.members),
 }
 
 
 def adapters(root: Path = Path("/")) -> dict[str, Adapter]:
     """The adapters by the name that `Knob.adapter` gives."""
-    return {name: Adapter(root, kind) for name, kind in KINDS.items()}
+    facts = host_facts(root)
+    return {name: Adapter(root, kind, facts) for name, kind in KINDS.items()}
 
 
 def offering(knob: Knob, adapter: Adapter) -> Knob:
-    """The knob with its choices cut down to what this host offers.
+    """The knob with its choices cut down to what this host offers, its range to what the host can bear.
 
     A word that is not on offer is either EINVAL or, worse, loads a module that stays loaded
     (tcp_congestion_control): such a change has no way back.
     """
     offered = adapter.offered(knob)
-    return knob if offered == knob.choices else msgspec.structs.replace(knob, choices=offered)
+    if offered != knob.choices:
+        return msgspec.structs.replace(knob, choices=offered)
+    return caps.capped(knob, adapter.facts(knob)) if knob.cap else knob
 
 
 class Adapter:
     """Knobs of one kind. `root` is / or a tree that looks like it."""
 
-    def __init__(self, root: Path, kind: Kind) -> None:
-        self._root, self._kind = root, kind
+    def __init__(self, root: Path, kind: Kind, facts: caps.Facts) -> None:
+        self._root, self._kind, self._facts = root, kind, facts
+
+    def facts(self, knob: Knob) -> caps.Facts:
+        """What this host tells of itself, and of the one thing that the knob is of."""
+        return {**self._facts, **self._kind.facts(self._root, knob)}
 
     def address(self, knob: Knob) -> str:
         """Where the knob is, for `reach`. KnobRefused, or KnobAbsent for an entry without an instance."""
@@ -206,9 +228,9 @@ class Adapter:
             shown = self.read_text(knob)
         except KnobError:
             return knob.choices
-        if "[" not in shown:
+        if not set(shown) & set("[("):
             return knob.choices
-        here = shown.replace("[", " ").replace("]", " ").split()
+        here = shown.translate(str.maketrans("[]()", "    ")).split()
         return tuple(word for word in knob.choices if word in here)
 
     def parse(self, knob: Knob, shown: str) -> Value:
@@ -255,7 +277,8 @@ class Adapter:
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
-        return KnobRefused(knob.id, op, f"{address}: {os.strerror(code)}", code, _FILE_HINTS.get(code, ""))
+        what = f"{address}: {error.strerror or os.strerror(code)}"
+        return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))
 
 
 # ---------------------------------------------------------------------------------- details

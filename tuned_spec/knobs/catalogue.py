@@ -17,6 +17,7 @@ import yaml
 
 from ..errors import CatalogueError, Problem
 from ..model import Coupling, CouplingKind, Effect, Knob, KnobType
+from . import caps
 from .adapters import KINDS, is_inside
 
 SHIPPED = Path(__file__).parent / "catalogue"
@@ -26,7 +27,7 @@ SCOPES = ("host", "netns")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Knob)}
-_REQUIRED = [name for name, field in _FIELDS.items() if field.required and name != "id"]
+_REQUIRED = [name for name, field in _FIELDS.items() if field.required and name != "id"] + ["kernels", "side"]
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_-]+)+")
 
 
@@ -151,7 +152,7 @@ def _check(entry: _Entry) -> Iterator[Problem]:
     for key, target in (("target", knob.target), ("choices_from", knob.choices_from)):
         if (key == "target" or target) and not is_inside(target):
             yield wrong(key, f"{target!r} leaves the adapter's directory", "give a plain relative path")
-    for key in ("unit", "summary", "source"):
+    for key in ("unit", "summary", "source", "kernels", "side"):
         if not getattr(knob, key).strip():
             yield wrong(key, "is empty", "say it in one line")
     if knob.scope not in SCOPES:
@@ -160,6 +161,13 @@ def _check(entry: _Entry) -> Iterator[Problem]:
         yield wrong("low" if knob.low is None else "high", "is missing", "a number needs both bounds")
     if not numeric and not (knob.low is None and knob.high is None):
         yield wrong("low", f"has no meaning for type {knob.type}", "remove low and high")
+    if knob.cap:
+        try:
+            caps.check(knob.cap)
+        except ValueError as error:
+            yield wrong("cap", str(error))
+        if not numeric:
+            yield wrong("cap", f"has no meaning for type {knob.type}", "remove it")
     if knob.low is not None and knob.high is not None and knob.low > knob.high:
         yield wrong("low", f"{knob.low} is above high {knob.high}", "swap them")
     if (knob.type is KnobType.INTS) != bool(knob.fields):

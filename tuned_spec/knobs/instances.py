@@ -12,25 +12,31 @@ import msgspec
 
 from ..model import Knob
 from .adapters import Adapter, offering
+from .namespaces import PREFIX, SCOPE
 
 GLOB = frozenset("*?[")
 
 
+def many(entry: Knob) -> str:
+    """What there is one such knob of each, "" for one in all. A network namespace need not be named."""
+    return entry.per or ("netns" if entry.scope == "netns" else "")
+
+
 def concrete(entry: Knob, name: str, per_of: Mapping[str, Knob]) -> Knob:
     """The entry's knob of one instance. Partners that there are as many of are those of the same instance."""
-    coupled = tuple(
-        msgspec.structs.replace(c, partner=f"{c.partner}@{name}")
-        if c.partner in per_of and per_of[c.partner].per == entry.per
-        else c
-        for c in entry.coupled
-    )
+    coupled = []
+    for c in entry.coupled:
+        if c.partner in per_of and many(per_of[c.partner]) == many(entry):
+            coupled.append(msgspec.structs.replace(c, partner=f"{c.partner}@{name}"))
+        elif entry.per:  # a namespace of another name does not move what is the host's
+            coupled.append(c)
     return msgspec.structs.replace(
         entry,
         id=f"{entry.id}@{name}",
         instance=name,
         target=entry.target.replace("{}", name),
         choices_from=entry.choices_from.replace("{}", name),
-        coupled=coupled,
+        coupled=tuple(coupled),
     )
 
 
@@ -53,7 +59,7 @@ class Catalogue(Mapping[str, Knob]):
             return found
         name, at, instance = id.partition("@")
         entry = self._entries[name]
-        if not at or not instance or not entry.per:
+        if not at or not instance or not (entry.per or _is_named(entry, instance)):
             raise KeyError(id)
         knob = concrete(entry, instance, self._entries)
         if not GLOB & set(instance):
@@ -70,7 +76,7 @@ class Catalogue(Mapping[str, Knob]):
         """The instances here now that `ENTRY@GLOB` (or `ENTRY`: all) means; none of an entry without any."""
         name, _, pattern = id.partition("@")
         entry = self._entries[name]
-        if not entry.per:
+        if not (entry.per or _is_named(entry, pattern)):
             return ()
         return tuple(
             instance
@@ -82,3 +88,8 @@ class Catalogue(Mapping[str, Knob]):
         """What went away may come back under its name as another thing, with other choices."""
         for id in [id for id, knob in self._concrete.items() if knob.instance == instance]:
             del self._concrete[id]
+
+
+def _is_named(entry: Knob, instance: str) -> bool:
+    """Whether it is the knob of a network namespace by name; without one it is that of our own."""
+    return entry.scope == SCOPE and instance.startswith(PREFIX)

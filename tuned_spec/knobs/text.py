@@ -1,6 +1,6 @@
 """A knob's value and the text that the kernel shows or takes for it. Pure: knows `Knob.type`, not the host.
 
-int     `4096`, or `max_word`           bool    `0`, `1`, `N`, `Y`, `false`, `true`
+int     `4096`, `0x0007`, or `max_word` bool    `0`, `1`, `N`, `Y`, `false`, `true`
 ints    `4096<TAB>131072<TAB>6291456`   choice  `always [madvise] never`, or one bare word
 words   `reno bbr`                      cpus    `0-3,5`, or a hexadecimal mask (cpumask)
 """
@@ -20,6 +20,7 @@ def parse(knob: Knob, text: str) -> Value:
     Ranges and choices are not asked: the live value of a newer kernel may lie outside the
     catalogue and must still be read, and put back.
     """
+    text = text.partition("(")[0]  # remarks of reach.unit
     words = text.split()
     match knob.type:
         case KnobType.INT:
@@ -90,7 +91,7 @@ def canonical(knob: Knob, value: Value) -> Value:
 # ---------------------------------------------------------------------------------- details
 
 _BOOLS = {"0": 0, "1": 1, "N": 0, "Y": 1, "n": 0, "y": 1, "false": 0, "true": 1}
-_BRACKETED = re.compile(r"\[([^\[\]\s]+)\]")
+_BRACKETED = re.compile(r"[\[(]([^\[\]()\s]+)[\])]")
 
 
 def _is_int(value: object) -> bool:
@@ -100,6 +101,8 @@ def _is_int(value: object) -> bool:
 def _number(knob: Knob, word: str) -> int:
     if knob.max_word and word == knob.max_word:
         return UNLIMITED
+    if knob.unit.startswith("hex") and re.fullmatch(r"0x[0-9a-f]+", word):
+        return int(word, 16)
     # int() alone would also take `1_000` and digits of other scripts
     if not re.fullmatch(r"-?[0-9]+", word):
         raise ValueError(f"{knob.id}: {word!r} is not a number")
@@ -107,7 +110,12 @@ def _number(knob: Knob, word: str) -> int:
 
 
 def _shown(knob: Knob, number: int) -> str:
-    return knob.max_word if knob.max_word and number == UNLIMITED else str(number)
+    if knob.max_word and number == UNLIMITED:
+        return knob.max_word
+    if knob.unit.startswith("hex"):
+        return f"0x{number:04x}"
+    # Written as it will be shown: of these, some knobs refuse what they would have to round.
+    return str(1 << (number - 1).bit_length() if knob.power_of_two and number > 0 else number)
 
 
 def _from_list(knob: Knob, text: str) -> set[int]:

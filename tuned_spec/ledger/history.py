@@ -88,7 +88,7 @@ class History:
         self._keep_s = keep_days * DAY_S
         self._keep_bytes = keep_bytes
         self._wall = wall
-        self._queue: queue.Queue[_Row | Callable[[], None] | None] = queue.Queue(queue_size)
+        self._queue: queue.Queue[_Row | Callable[[], str] | None] = queue.Queue(queue_size)
         self._full = 0  # counted by the caller; `dropped` is the sum, so that no counter has two writers
         self._lost = 0  # counted by the thread
         self._moved = ""
@@ -100,11 +100,14 @@ class History:
         """Hand one record over; returns at once, whatever the disk does."""
         self._hand_over((record, wall, boot_id))
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Other work that waits for the disk (`priors.save`), done by the same thread; it must not raise."""
+    def do(self, job: Callable[[], str]) -> None:
+        """Other work that waits for the disk (`priors.save`), done by the same thread, in order.
+
+        It must not raise; what it returns, if anything, is a fault.
+        """
         self._hand_over(job)
 
-    def _hand_over(self, item: _Row | Callable[[], None]) -> None:
+    def _hand_over(self, item: _Row | Callable[[], str]) -> None:
         try:
             self._queue.put_nowait(item)
         except queue.Full:
@@ -152,8 +155,8 @@ class History:
             while True:
                 if isinstance(item, tuple):
                     batch.append(item)
-                elif item:
-                    item()
+                elif item and (wrong := item()):
+                    self.fault = wrong
                 if len(batch) >= CHUNK:
                     break
                 item = self._queue.get_nowait()

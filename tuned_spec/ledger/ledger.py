@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobRefused
+from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobInDoubt, KnobRefused
 from tuned_spec.knobs import reach, tasks
 from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import concrete
@@ -75,6 +75,30 @@ class Applied(Frozen, frozen=True):
     seconds: float
 
 
+class Change:
+    """One `apply` under way. `finish` says what came of it; until then only `carry_out` fills it in."""
+
+    def __init__(
+        self,
+        trial: str,
+        rule: str,
+        plan: Plan,
+        writes: Writes,
+        start: float,
+        rows: list[Row],
+        texts: Mapping[str, str],
+        was: Mapping[str, Row | None],
+        receipts: Collection[Receipt],
+    ) -> None:
+        self.trial, self.rule, self.plan, self.writes, self.start = trial, rule, plan, writes, start
+        self.rows = rows  # of all knobs in it, with every text that they may show
+        self.texts, self.was = texts, was  # what they showed, and their rows, before it
+        self.receipts = receipts
+        self.settled: list[Row] = []
+        self.error: KnobError | JournalError | OSError | None = None
+        self.failed: dict[str, str] = {}  # knob -> why it could not be taken back
+
+
 class Ledger:
     """`clock` gives seconds (for Applied.seconds); `checkpoint` is called with a name at every boundary
     where dying must be harmless, for tests that die there.
@@ -93,9 +117,10 @@ class Ledger:
         self._couplings = Couplings(catalogue)
         self._places: dict[str, tuple[str, int]] = {}
         self._scopes: dict[str, Scope] = {}
-        self._members: dict[
-            str, Knob
-        ] = {}  # of the tasks in the journal; the catalogue would keep them for ever
+        # Of the tasks in the journal: the catalogue would keep them for ever.
+        self._members: dict[str, Knob] = {}
+        # Groups that a change in another thread has: nobody else writes them.
+        self._under_way: set[str] = set()
 
     # ------------------------------------------------------------------------------- reading
 
@@ -148,6 +173,8 @@ class Ledger:
                     )
                 self.value(partner)
             except KnobError as e:
+                if isinstance(e, KnobAbsent) and kind is CouplingKind.RESETS:
+                    continue  # another kernel's, or another I/O scheduler's: nothing to lose
                 return Refusal("irreversible", knob, f"changes {partner}, which cannot be read: {e}")
         return None
 
@@ -164,59 +191,49 @@ class Ledger:
         that have inherited from them. Its value at first means to each task its own original. A task that
         ends, or is somebody else's, or cannot be read, is left out; with none left the selector is absent.
         """
-        start = self._clock()
-        self._forget()
-        selectors = {w.knob: w.value for w in writes if self._is_selector(w.knob)}
-        for knob in selectors.keys() - self._scopes.keys():
-            if refusal := self.reversible(knob):
+        change = self.begin(trial, rule, writes)
+        self.carry_out(change)
+        return self.finish(change)
+
+    def begin(self, trial: str, rule: str, writes: Writes, *, aside: bool = False) -> Change:
+        """`apply` up to the first write; the errors before any write are raised here.
+
+        With `aside` the caller carries it out in another thread: its knobs are in doubt until `finish`.
+        """
+        self._tidy()
+        for write in writes:
+            new = self._is_selector(write.knob) and write.knob not in self._scopes
+            if new and (refusal := self.reversible(write.knob)):
                 raise _refused(refusal)
-        plan = self._plan(writes)
-        texts = self._change(trial, rule, plan)
-        try:
-            before, after = self._seen(writes, texts)
-        except KnobAbsent:
-            self.restore([w.knob for w in writes])  # the rest of the change is for nothing
-            raise
-        for knob, value in selectors.items():
-            scope = self._scopes.get(knob)
-            original = scope.original if scope else self._parsed(before[knob], knob)
-            self._scopes[knob] = Scope(original, value, trial, rule)
-        for _ in range(ROUNDS if selectors else 0):  # what was forked while we looked and wrote
-            late = self._plan(writes, texts, late=True)
-            if not late.writes:
-                break
-            try:
-                texts |= self._change(trial, rule, late)
-            except (KnobError, JournalError):
-                break  # these keep what they have: the restore looks for heirs once more
-        return Applied(
-            trial=trial,
-            before=self._arm(before),
-            after=tuple(Write(knob, value) for knob, value in after.items()),
-            rounded=tuple(w.knob for w in plan.asked if w.knob in after and after[w.knob] != w.value),
-            seconds=self._clock() - start,
-        )
+        return self._begin(trial, rule, self._plan(writes), aside)
 
     def join(self, among: Collection[int] | None = None) -> None:
         """Give the tasks of these processes (None: of all) what the selectors that mean them are set to now.
 
         JournalError: they keep their own value. A task that refuses does too.
         """
-        self._forget()
+        self._tidy()
         for knob, scope in self._scopes.items():
             if scope.value == scope.original:
                 continue
             late = self._plan((Write(knob, scope.value),), late=True, among=among)
             if late.writes:
                 try:
-                    self._change(scope.trial, scope.rule, late)
+                    self._late(scope.trial, scope.rule, late)
                 except KnobError:
                     continue
                 if scope.held:
                     self.hold(scope.trial, scope.held)
 
-    def _change(self, trial: str, rule: str, plan: Plan) -> dict[str, str]:
-        """The transaction. knob -> what it showed before."""
+    def _late(self, trial: str, rule: str, plan: Plan) -> Mapping[str, str]:
+        """A change of tasks that have come since; what they showed before."""
+        change = self._begin(trial, rule, plan)
+        self.carry_out(change)
+        self._settle(change)
+        return change.texts
+
+    def _begin(self, trial: str, rule: str, plan: Plan, aside: bool = False) -> Change:
+        start = self._clock()
         rows, texts = self._before(trial, rule, plan)
         writes = tuple(w for w in plan.writes if w.knob in texts)
         asked = [(w.knob, self._text(w.knob, w.value)) for w in writes]
@@ -224,42 +241,92 @@ class Ledger:
         intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
         was = {row.knob: self._managed(row.knob) for row in rows}
         self._checkpoint("apply:before_intent")
-        receipts = self._journal.intend(intent, asked)
+        doubtful = [row._replace(status=RowStatus.IN_DOUBT.value) for row in intent] if aside else intent
+        receipts = self._journal.intend(doubtful, asked)
         self._checkpoint("apply:after_intent")
-        try:
-            self._prove([r for r in intent if was[r.knob] is None and r.original == texts[r.knob]])
-            self._write(receipts)
-            self._checkpoint("apply:after_write")
-            settled = [_read_back(row) for row in intent]
-            self._checkpoint("apply:after_read_back")
-            self._journal.settle(settled)
-        except (KnobError, JournalError, OSError) as e:
-            if failed := self._undo(intent, texts, was):
-                knob, why = next(iter(failed.items()))
-                hint = "the next restore tries again"
-                raise KnobRefused(knob, "restore", f"{why} (taking it back after: {e})", hint=hint) from e
-            if isinstance(e, OSError):
-                raise KnobRefused(
-                    writes[0].knob, "read", str(e), e.errno or 0, "the change was taken back"
-                ) from e
-            raise
-        self._checkpoint("apply:settled")
-        return texts
+        if aside:
+            self._under_way.update(row.group for row in intent)
+        return Change(trial, rule, plan, writes, start, intent, texts, was, receipts)
 
-    def _seen(self, writes: Writes, texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Value]]:
+    def carry_out(self, change: Change) -> None:
+        """The writes, and what they leave; refused ones are taken back. It touches no journal, and never
+        raises for a knob: `finish` does, in the thread that has the journal."""
+        try:
+            new = [row for row in change.rows if change.was[row.knob] is None]
+            self._prove([row for row in new if row.original == change.texts[row.knob]])
+            self._write(change.receipts)
+            self._checkpoint("apply:after_write")
+            change.settled = [_read_back(row) for row in change.rows]
+            self._checkpoint("apply:after_read_back")
+        except (KnobError, OSError) as e:
+            self._take_back(change, e)
+
+    def finish(self, change: Change) -> Applied:
+        """What `apply` returns, or raises once there was a write."""
+        self._settle(change)
+        plan, texts = change.plan, dict(change.texts)
+        try:
+            before, after = self._seen(plan, texts)
+        except KnobAbsent:
+            self.restore([w.knob for w in plan.asked])  # the rest of the change is for nothing
+            raise
+        selectors = set(plan.selector_of.values())
+        for write in plan.asked:
+            if write.knob in selectors:
+                scope = self._scopes.get(write.knob)
+                original = scope.original if scope else self._parsed(before[write.knob], write.knob)
+                self._scopes[write.knob] = Scope(original, write.value, change.trial, change.rule)
+        for _ in range(ROUNDS if selectors else 0):  # what was forked while we looked and wrote
+            late = self._plan(plan.asked, texts, late=True)
+            if not late.writes:
+                break
+            try:
+                texts |= self._late(change.trial, change.rule, late)
+            except (KnobError, JournalError):
+                break  # these keep what they have: the restore looks for heirs once more
+        asked = {w.knob: w.value for w in (*plan.writes, *plan.asked)}
+        return Applied(
+            trial=change.trial,
+            before=self._arm(before),
+            after=tuple(Write(knob, value) for knob, value in after.items()),
+            rounded=tuple(knob for knob, value in after.items() if value != asked[knob]),
+            seconds=self._clock() - change.start,
+        )
+
+    def _settle(self, change: Change) -> None:
+        """Record what came of it; raises what was refused."""
+        self._under_way.difference_update(row.group for row in change.rows)
+        if change.error is None:
+            try:
+                self._journal.settle(change.settled)
+            except JournalError as e:
+                self._take_back(change, e)
+        if change.error is not None:
+            self._forget(change)
+            if change.failed:
+                knob, why = next(iter(change.failed.items()))
+                what = f"{why} (taking it back after: {change.error})"
+                raise KnobRefused(
+                    knob, "restore", what, hint="the next restore tries again"
+                ) from change.error
+            error = change.error
+            if isinstance(error, OSError):
+                hint = "the change was taken back"
+                raise KnobRefused(
+                    change.writes[0].knob, "read", str(error), error.errno or 0, hint
+                ) from error
+            raise error
+        self._checkpoint("apply:settled")
+
+    def _seen(self, plan: Plan, texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Value]]:
         """What was seen before and after; of a selector, by most of its tasks. KnobAbsent: none lives."""
-        before: dict[str, str] = {}
+        before = {knob: text for knob, text in texts.items() if knob not in plan.selector_of}
         after: dict[str, Value] = {}
-        tasks_of: dict[str, list[Row]] = {w.knob: [] for w in writes if self._is_selector(w.knob)}
-        for knob, text in texts.items():
-            row = self._journal.rows[knob]
-            if row.is_task and row.group in tasks_of:
-                tasks_of[row.group].append(row)
-            else:
-                before[knob] = text
-        for write in self._written(tuple(w for w in writes if w.knob not in tasks_of)):
-            after[write.knob] = self._parsed(self._journal.rows[write.knob].ours, write.knob)
-        for selector, rows in tasks_of.items():
+        for write in plan.writes:
+            if write.knob not in plan.selector_of:
+                after[write.knob] = self._parsed(self._journal.rows[write.knob].ours, write.knob)
+        for selector in dict.fromkeys(plan.selector_of.values()):
+            rows = [self._journal.rows[k] for k in texts if plan.selector_of.get(k) == selector]
             living = [row.ours for row in rows if row.status in repair.ACTIVE]
             if not living:
                 raise KnobAbsent(selector, "write", "all its tasks have ended", hint="nothing is changed")
@@ -291,7 +358,8 @@ class Ledger:
             None if knobs is None else {row.group for row in self.rows() if row.knob in knobs} | set(knobs)
         )
         rows = [row for row in self.rows() if groups is None or row.group in groups]
-        outcomes = repair.restore(rows, self._journal.boot_id, self._journal.mark, self._checkpoint)
+        free = [row for row in rows if row.group not in self._under_way]
+        outcomes = repair.restore(free, self._journal.boot_id, self._journal.mark, self._checkpoint)
         said = {outcome.knob for outcome in outcomes}
         for knob, scope in tuple(self._scopes.items()):
             if groups is None or knob in groups:
@@ -299,26 +367,33 @@ class Ledger:
                     why = "all its tasks have ended"
                     outcomes.append(repair.Outcome(knob, "", str(scope.original), repair.VOID, why))
                 del self._scopes[knob]
-        return tuple(Outcome(*outcome) for outcome in outcomes)
+        why = "a write to it has not come back: in doubt until then"
+        waiting = (
+            Outcome(row.knob, "", row.original, "failed", why)
+            for row in rows
+            if row.status == RowStatus.IN_DOUBT and row.group in self._under_way
+        )
+        return (*(Outcome(*outcome) for outcome in outcomes), *waiting)
 
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
         ended: list[Row] = []
-        for row in self.rows():
-            if row.status in (RowStatus.OPEN, RowStatus.HELD):
-                try:
-                    found = repair.read(row)
-                except OSError:
-                    if row.is_task and reach.gone(row.identity):
+        with reach.together():
+            for row in self.rows():
+                if row.status in (RowStatus.OPEN, RowStatus.HELD):
+                    try:
+                        found = repair.read(row)
+                    except OSError:
+                        if row.is_task and reach.gone(row.identity):
+                            ended.append(row._replace(status=RowStatus.VOID.value))
+                        continue  # gone or refused: a restore says so
+                    if not _is_foreign(row, found):
+                        continue
+                    if row.is_task and reach.gone(row.identity):  # its number is another's now
                         ended.append(row._replace(status=RowStatus.VOID.value))
-                    continue  # gone or refused: a restore says so
-                if not _is_foreign(row, found):
-                    continue
-                if row.is_task and reach.gone(row.identity):  # its number is another's now
-                    ended.append(row._replace(status=RowStatus.VOID.value))
-                else:
-                    theirs.append((row, found))
+                    else:
+                        theirs.append((row, found))
         if ended:
             self._journal.mark(ended)
         return self._disown(theirs) + self._given_up({row.group for row, _ in theirs if row.is_task})
@@ -371,8 +446,8 @@ class Ledger:
         entry = self._knob(knob)
         return self._adapters[entry.adapter].prevailing(entry, texts)
 
-    def _forget(self) -> None:
-        """What is over of tasks: there is no end of them."""
+    def _tidy(self) -> None:
+        """Forget what is over of tasks: there is no end of them."""
         self._journal.forget()
         self._members = {knob: entry for knob, entry in self._members.items() if knob in self._journal.rows}
 
@@ -471,12 +546,12 @@ class Ledger:
         wanted: dict[str, None] = {}
         for write in plan.writes:
             wanted[write.knob] = None
-            wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if k is not _ORDERED)
+            wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if self._is_in(p, k))
         rows: list[Row] = []
         texts: dict[str, str] = {}
         left_out: KnobError | None = None
         for knob in wanted:
-            row = self._managed(knob)
+            row = self._managed(knob) if knob in plan.selector_of else None
             if row is not None and row.status == RowStatus.OPEN and row.trial != trial:
                 raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
             try:
@@ -503,11 +578,22 @@ class Ledger:
         if row is None:
             row = self._first(knob, trial, rule, plan.selector_of.get(knob))
             return row, row.original
-        if row.status in (RowStatus.FOREIGN, RowStatus.IN_DOUBT):
+        if row.status == RowStatus.OPEN and row.trial != trial:
+            raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
+        if row.status == RowStatus.IN_DOUBT:
+            raise KnobInDoubt(knob, "write", "a write to it has not come back", hint="wait until it has")
+        if row.status == RowStatus.FOREIGN:
             raise KnobRefused(
                 knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
             )
         return row, self._ours(row)
+
+    def _is_in(self, partner: str, kind: CouplingKind) -> bool:
+        """Whether a partner belongs to the before-image: one that is reset and not here has no value."""
+        if kind is not CouplingKind.RESETS or self._managed(partner):
+            return kind is not CouplingKind.ORDERED
+        entry = self._knob(partner)
+        return self._adapters[entry.adapter].probe(entry).present
 
     def _ours(self, row: Row) -> str:
         """What a managed knob shows now; KnobRefused if that is somebody else's."""
@@ -534,7 +620,8 @@ class Ledger:
             raise _refused(refusal)
         adapter = self._adapters[entry.adapter]
         since = self._clock()
-        text = self._text(knob, self.value(knob))
+        self.value(knob)  # it makes sense; kept is the text itself, in which there may be more
+        text = repair.shown(entry.type, adapter.read_text(entry))
         group, rank = (selector, 0) if selector else self._place(knob)
         return self._journal.take(
             Row(
@@ -559,13 +646,21 @@ class Ledger:
             )
         )
 
+    def _expected(self, entry: Knob, value: Value) -> str:
+        """What the knob will show once that value is written."""
+        adapter = self._adapters[entry.adapter]
+        text = self._text(entry.id, adapter.canonical(entry, value))
+        try:
+            return reach.canonical(adapter.address(entry), text)
+        except OSError as e:
+            raise KnobRefused(entry.id, "write", str(e), e.errno or 0, "see the entry's fields") from e
+
     def _pending(self, writes: Writes) -> dict[str, list[str]]:
         """Every text that a knob may show on the way from before to after."""
         pending: dict[str, list[str]] = {}
         for write in writes:
             entry = self._knob(write.knob)
-            value = self._adapters[entry.adapter].canonical(entry, write.value)
-            pending.setdefault(write.knob, []).append(self._text(write.knob, value))
+            pending.setdefault(write.knob, []).append(self._expected(entry, write.value))
             for partner, kind in self._couplings.of(write.knob).items():
                 if kind is CouplingKind.ZEROES:
                     pending.setdefault(partner, []).append("0")
@@ -620,27 +715,28 @@ class Ledger:
                 raise refused[0][1]
             left = [receipt for receipt, _ in refused]
 
-    def _undo(
-        self, intent: list[Row], texts: Mapping[str, str], was: Mapping[str, Row | None]
-    ) -> dict[str, str]:
-        """Back to before the call; a knob that was not managed then is not managed now. knob -> why not."""
+    def _take_back(self, change: Change, error: KnobError | JournalError | OSError) -> None:
+        """Back to before the call, as far as the kernel lets us."""
         back = sorted(
-            (row._replace(original=texts[row.knob]) for row in intent),
+            (row._replace(original=change.texts[row.knob]) for row in change.rows),
             key=lambda r: (r.rank, r.original == "0"),
         )
-        failed = repair.put_back(back, self._checkpoint)
+        change.error, change.failed = error, repair.put_back(back, self._checkpoint)
         self._checkpoint("undo:written")
+
+    def _forget(self, change: Change) -> None:
+        """A knob that was not managed before is not managed now, unless it could not be taken back."""
         self._journal.mark(
-            earlier._replace(ours=texts[row.knob], pending="")
-            if (earlier := was[row.knob])
+            row
+            if row.knob in change.failed
+            else earlier._replace(ours=change.texts[row.knob], pending="")
+            if (earlier := change.was[row.knob])
             else row._replace(status=RowStatus.RESTORED.value, pending="")
-            for row in intent
-            if row.knob not in failed
+            for row in change.rows
         )
-        return failed
 
     def _arm(self, texts: Mapping[str, str]) -> Writes:
-        values = {knob: self._parsed(text, knob) for knob, text in texts.items()}
+        values = {knob: self._parsed(text, knob) for knob, text in texts.items() if text != repair.ABSENT}
         return tuple(
             Write(knob, value)
             for knob, value in values.items()
@@ -671,9 +767,6 @@ class Ledger:
                     found = scope.original  # they have ended by now
                 lost.append(ForeignWrite(selector, scope.value, found))
         return tuple(lost)
-
-
-_ORDERED = CouplingKind.ORDERED
 
 
 def _is_foreign(row: Row, found: str) -> bool:

@@ -1,14 +1,14 @@
 """Where priors and the record of guesses are kept over reboots: `priors.db` in the state directory.
 
-Owns the file and its versions; must not know what the rows mean. A save makes a new file and puts it in the old
-one's place, so that whatever dies, one of the two is whole. It waits for the disk: hand it to the history's thread
-(`History.do`). Nothing here raises for what it finds: priors are worth having, not worth failing for.
+Owns the file and its versions; must not know what the rows mean. A save makes a new file and puts it in the
+old one's place, so that whatever dies, one of the two is whole. It waits for the disk: hand it to the
+history's thread (`History.do`). Nothing here raises for what it finds: priors are worth having, not worth
+failing for.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import sqlite3
 import time
 from contextlib import closing
@@ -24,13 +24,11 @@ from tuned_spec.speculate.selection import Record, Tally
 
 APPLICATION_ID = 0x74756E70  # "tunp": marks the file as ours
 VERSION = 1
-SCHEMA = (
-    "CREATE TABLE row (kind TEXT NOT NULL, name TEXT NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (kind, name))"
-)
+SCHEMA = "CREATE TABLE row (kind TEXT, name TEXT, doc BLOB, PRIMARY KEY (kind, name))"
 
 
 class Loaded(Frozen, frozen=True):
-    """What was there. `said`: what could not be read and what was done about it, for the history and the log."""
+    """What was there. `said`: what could not be read and what was done about it, for history and log."""
 
     priors: Priors = Priors()
     record: Record = Record()
@@ -77,7 +75,7 @@ def save(state_dir: Path, priors: Priors, record: Record) -> str:
             with db:
                 db.execute(SCHEMA)
                 db.executemany("INSERT INTO row VALUES (?, ?, ?)", rows)
-        os.replace(fresh, path)
+        fresh.replace(path)
     except (sqlite3.Error, OSError) as error:
         return f"{path}: cannot keep priors: {error}; free space or make {state_dir} writable"
     return ""

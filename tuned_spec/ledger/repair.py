@@ -72,6 +72,7 @@ PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon
 ROUNDS = 5  # of looking for tasks that were forked while we looked
 BUSY_S = 0.1  # how long one restore tries a knob that is EBUSY
 ANY = "*"  # pending: the kernel chooses the value
+ABSENT = ""  # the text of a knob that comes and goes with the one that resets it
 OPEN, HELD, FOREIGN, RESTORED, VOID = "open", "held", "foreign", "restored", "void"  # model.RowStatus
 ACTIVE = (OPEN, HELD, FOREIGN, "in_doubt")
 EXIT_LEFT, EXIT_USAGE, EXIT_DAMAGED = 1, 2, 4
@@ -145,8 +146,9 @@ def nothing(_: Any) -> None:
 def shown(kind: str, text: str) -> str:
     """`text` as the kernel shows it, in the one form that is compared and written."""
     text = " ".join(text.split())
-    if kind == "choice" and "[" in text:
-        return text.partition("[")[2].partition("]")[0]
+    for opening, closing in ("[]", "()") if kind == "choice" else ():
+        if opening in text:
+            return text.partition(opening)[2].partition(closing)[0]
     if kind == "bool":
         return {"Y": "1", "y": "1", "true": "1", "N": "0", "n": "0", "false": "0"}.get(text, text)
     if kind == "cpumask":  # shown as wide as the host's CPUs
@@ -157,7 +159,13 @@ def shown(kind: str, text: str) -> str:
 
 
 def read(row: Row) -> str:
-    return shown(row.type, reach.read(row.path))
+    """The text now. An I/O scheduler's own settings are there while it is chosen: ABSENT, not gone."""
+    try:
+        return shown(row.type, reach.read(row.path))
+    except FileNotFoundError:
+        if row.rank:
+            return ABSENT
+        raise
 
 
 def write(row: Row, text: str) -> None:
@@ -273,7 +281,7 @@ def put_back(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> dict[str,
 
 def _differs(row: Row, errors: dict[str, str]) -> bool:
     try:
-        return read(row) != row.original
+        return read(row) not in (row.original, ABSENT)
     except OSError as e:
         if row.is_task and reach.gone(row.identity):
             return False

@@ -2,6 +2,7 @@
 
     when:    psi.cpu.some > 20% for 3s clear 10% else cpu.blocked > 4 for 3s clear 2
     do:      net.ipv4.tcp_rmem[max]: multiply 2        (also: set 4MiB, add 64KiB, toward 10 by 50%)
+             net.core.somaxconn: set 4096 only raise   (only lower: a value that is past it is left alone)
     expect:  app.p95_ms falls by 5%
     guard:   tcp.retrans_share may rise 10%
 
@@ -21,7 +22,9 @@ from tuned_spec.policy.units import QUANTITY, Misfit
 _METRIC = r"[A-Za-z]\S*"
 _CLAUSE = rf"({_METRIC}) ([<>]) ({QUANTITY})(?: for ({QUANTITY}))? clear ({QUANTITY})"
 CONDITION = rf"{_CLAUSE}(?: else {_CLAUSE})*"
-ACTION = rf"(?:set \S+(?: \S+)*|multiply {QUANTITY}|add {QUANTITY}|toward {QUANTITY} by {QUANTITY})"
+ONLY = {"raise": Way.UP, "lower": Way.DOWN}
+_SET = r"set \S+(?: \S+)*?(?: only (?:raise|lower))?"
+ACTION = rf"(?:{_SET}|multiply {QUANTITY}|add {QUANTITY}|toward {QUANTITY} by {QUANTITY})"
 EXPECT = rf"({_METRIC}) (falls|rises)(?: by ({QUANTITY}))?"
 GUARD = rf"({_METRIC}) may (rise|fall) ({QUANTITY})"
 
@@ -83,7 +86,13 @@ def action(knob: Knob, field: int | None, text: str, page_size: int) -> Action:
     word, *rest = text.split() or [""]
     number = knob.type in (KnobType.INT, KnobType.INTS)
     if word == Op.SET and rest:
-        return Action(knob.id, Op.SET, _value(knob, field, rest, page_size), field=field)
+        only = ONLY.get(rest[-1]) if rest[-2:-1] == ["only"] else None
+        if only is not None and not number:
+            raise Misfit(f"a {knob.type} is not raised or lowered", f"delete `only {rest[-1]}`")
+        words = rest if only is None else rest[:-2]
+        if "only" in words:
+            raise Misfit(f"{text[:60]!a} is not an action", "write `only raise` or `only lower` at the end")
+        return Action(knob.id, Op.SET, _value(knob, field, words, page_size), field=field, only=only)
     if word in list(Op) and not number:
         raise Misfit(
             f"a {knob.type} cannot {word}", f"write `set {' or '.join(knob.choices) or 'on or off'}`"

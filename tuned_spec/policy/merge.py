@@ -18,6 +18,7 @@ import msgspec
 from tuned_spec import windows
 from tuned_spec.model import (
     Action,
+    Climb,
     Condition,
     CouplingKind,
     Knob,
@@ -27,19 +28,24 @@ from tuned_spec.model import (
     Mode,
     Policy,
     Rule,
+    Span,
 )
 from tuned_spec.policy import document, grammar, units
 from tuned_spec.policy.document import Node, Table, Text, shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
+from tuned_spec.speculate.templates import is_glob
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
 
-TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules")
+TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules", "climbs")
 RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
 RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence")
+CLIMB_REQUIRED = ("id", "reason", "source", "over", "expect")
+CLIMB_OPTIONAL = ("guard", "every", "step", "recheck", "settle", "dwell", "confidence")
+MOST_SPANS = 4  # numbers that one search moves: more are not found under noise
 LIMIT = ("range", "choices", "step", "bound", "cooldown")
 METRIC = ("owner", "stale")
 
@@ -59,6 +65,7 @@ _WHY_REQUIRED = {
     "when": "say when to make this guess, like `- psi.cpu.some > 20% for 3s clear 10%`",
     "do": "say what to write, like `net.core.somaxconn: multiply 2`",
     "expect": "say which metric must move for the change to be kept, like `app.p95_ms falls by 5%`",
+    "over": "say what to search over, like `{vm.swappiness: [0, 100]}`",
 }
 
 
@@ -92,6 +99,8 @@ class Merge(Reader):
         self.owners: dict[str, MetricOwner] = {}
         self.limits: dict[str, Limit] = {}
         self.drafts: dict[str, _Draft] = {}  # by rule id
+        self.climbs: dict[str, Climb] = {}
+        self.climb_metrics: list[tuple[str, int, str, str]] = []  # file, line, key, metric
         self.disabled: dict[str, tuple[str, int]] = {}
         self.elsewhere: frozenset[str] = frozenset()  # rules of shipped policies that are not loaded now
 
@@ -122,6 +131,7 @@ class Merge(Reader):
             "limits": self.read_limits,
             "disable": self.read_disable,
             "rules": self.read_rules,
+            "climbs": self.read_climbs,
         }
         for key, reader in read.items():
             if key in parts:
@@ -209,8 +219,20 @@ class Merge(Reader):
 
     def knob(self, name: str, line: int, key: str) -> Knob | None:
         if (knob := self.catalogue.get(name)) is None:
-            hint = self.close(name, self.catalogue) or "`tuned-spec knobs` lists them"
+            plain, at, _ = name.partition("@")
+            hint = self.close(plain, self.catalogue) or "`tuned-spec knobs` lists them"
+            if at and plain in self.catalogue:
+                hint = f"write {plain}: there is one on the host"
             self.problem(line, key, "unknown knob", hint)
+        return knob
+
+    def one_knob(self, name: str, line: int, key: str) -> Knob | None:
+        """A knob that can be written: of a template, the one of an instance, or of each that a glob means."""
+        knob = self.knob(name, line, key)
+        if knob is not None and knob.per and not knob.instance:
+            hint = f"write {name}@NAME, or {name}@* for each of them"
+            self.problem(line, key, f"there is one for each {knob.per}", hint)
+            return None
         return knob
 
     def read_limits(self, node: Node) -> None:
@@ -368,6 +390,95 @@ class Merge(Reader):
         line = self.places[f"{key}.lease"][1]
         self.problem(line, f"{key}.lease", what, f"leave it out, or write {need}s or more")
 
+    def read_climbs(self, node: Node) -> None:
+        for number, item in enumerate(self.items(node, "climbs")):
+            if (table := self.table(item, f"climbs[{number}]")) is None:
+                continue
+            match table.entries.get("id"):
+                case Text(_, text) if re.fullmatch(NAME, text):
+                    key = f"climbs.{text}"
+                    self.forget(f"{key}.")
+                    if (climb := self.read_climb(table, key)) is not None:
+                        self.climbs[text] = climb
+                case _:
+                    hint = "letters, digits, - _ and . only"
+                    self.problem(table.line, f"climbs[{number}].id", "is not a search's name", hint)
+
+    def read_climb(self, table: Table, key: str) -> Climb | None:
+        before = self.said[self.file]
+        parts = self.known(table, f"{key}.", CLIMB_REQUIRED + CLIMB_OPTIONAL)
+        for name in CLIMB_REQUIRED:
+            if name not in parts:
+                self.problem(table.line, f"{key}.{name}", "is missing", _WHY_REQUIRED[name])
+        words = {name: self.one(parts, key, name, str) or "" for name in ("id", "reason", "source")}
+        spans = self.read_over(parts["over"], f"{key}.over") if "over" in parts else ()
+        expect = self.one(parts, key, "expect", grammar.expect)
+        guards = self.many(parts, key, "guard", grammar.guard)
+        given = {
+            "every_s": self.one(parts, key, "every", _some_time),
+            "step": self.one(parts, key, "step", units.factor),
+            "recheck_s": self.one(parts, key, "recheck", _some_time),
+            "settle_s": self.one(parts, key, "settle", units.seconds),
+            "dwell_s": self.one(parts, key, "dwell", _some_time),
+            "confidence": self.one(parts, key, "confidence", _confidence),
+        }
+        if self.said[self.file] != before or expect is None:
+            return None
+        metrics = [("expect", expect.metric), *((label, guard.metric) for label, guard in guards.items())]
+        for part, metric in metrics:
+            line = self.places[f"{key}.{part}"][1]
+            self.climb_metrics.append((self.file, line, f"{key}.{part}", metric))
+        climb = Climb(
+            id=words["id"],
+            spans=spans,
+            expect=expect,
+            reason=words["reason"],
+            source=words["source"],
+            guard=tuple(guards.values()),
+            origin=f"{self.file}:{table.line}",
+        )
+        known = {name: value for name, value in given.items() if value is not None}
+        return msgspec.structs.replace(climb, **known)
+
+    def read_over(self, node: Node, key: str) -> tuple[Span, ...]:
+        """The numbers to search over, each with its range inside the catalogue's."""
+        if (table := self.table(node, key)) is None:
+            return ()
+        found: list[Span] = []
+        for target, value in table.entries.items():
+            line, label = table.lines[target], f"{key}.{shown(target)[1:-1]}"
+            name, bracket, tail = target.partition("[")
+            if (knob := self.one_knob(name, line, label)) is None:
+                continue
+            if knob.type not in (KnobType.INT, KnobType.INTS):
+                self.problem(line, label, f"a {knob.type} has no range to search", "use a rule")
+                continue
+            field = knob.fields.index(tail[:-1]) if bracket and tail[:-1] in knob.fields else None
+            if (knob.type is KnobType.INTS) != (field is not None):
+                fields = f"pick one: {', '.join(f'{name}[{f}]' for f in knob.fields)}"
+                self.problem(line, label, "is not one number", fields if knob.fields else "delete the [...]")
+                continue
+            words = [self.text(item, label) for item in self.items(value, label)]
+            given = [word for word in words if word is not None]
+            if len(given) != 2:
+                self.problem(line, label, "is not two values", "a range is [low, high]")
+                continue
+            try:
+                low, high = (self.narrower(knob, word) for word in given)
+                if low >= high:
+                    raise Misfit(f"low {given[0]} is not below high {given[1]}", "leave room to search")
+            except Misfit as error:
+                self.problem(line, label, error.what, error.hint)
+                continue
+            self.place(label, line, f"[{given[0]}, {given[1]}]")
+            found.append(Span(knob.id, low, high, field, knob.quantum))
+        if not found or len(found) > MOST_SPANS:
+            what = f"has {len(found)} numbers" if found else "searches over nothing"
+            self.problem(table.line, key, what, f"one to {MOST_SPANS}")
+        if any(is_glob(span.knob) for span in found):
+            self.problem(table.line, key, "has a glob", "a search is for one instance: name it")
+        return tuple(found)
+
     def read_do(self, node: Node, key: str, draft: _Draft) -> tuple[Action, ...]:
         if (table := self.table(node, key)) is None:
             return ()
@@ -378,7 +489,7 @@ class Merge(Reader):
             line, label = table.lines[target], f"{key}.{shown(target)[1:-1]}"
             name, bracket, tail = target.partition("[")
             text = self.text(value, label)
-            if (knob := self.knob(name, line, label)) is None or text is None:
+            if (knob := self.one_knob(name, line, label)) is None or text is None:
                 continue
             field: int | None = None
             if bracket:
@@ -432,6 +543,8 @@ class Merge(Reader):
         for name, (file, line) in self.disabled.items():
             if self.drafts.pop(name, None):
                 self.forget(f"rules.{name}.")
+            elif self.climbs.pop(name, None):
+                self.forget(f"climbs.{name}.")
             elif name not in self.elsewhere:
                 self.file = file
                 self.problem(line, "disable", f"no rule {shown(name)}", self.close(name, self.drafts))
@@ -446,11 +559,16 @@ class Merge(Reader):
             for line, key, metric in draft.metrics:
                 if wrong := self.wrong_metric(metric):
                     self.problem(line, key, *wrong)
+        for file, line, key, metric in self.climb_metrics:
+            self.file = file
+            if wrong := self.wrong_metric(metric):
+                self.problem(line, key, *wrong)
         self.check_apart()
         policy = Policy(
             names=names,
             mode=self.mode,
             rules=tuple(draft.rule for draft in self.drafts.values() if draft.rule),
+            climbs=tuple(self.climbs.values()),
             limits=tuple(self.limits.values()),
             metrics=tuple(self.owners.values()),
             cgroups=tuple(self.cgroups),

@@ -49,7 +49,7 @@ def _said(schema: Schema, description: str) -> Schema:
 _CONDITION = _sentence(
     grammar.CONDITION, "psi.cpu.some > 20% for 3s clear 10% else cpu.blocked > 4 for 3s clear 2"
 )
-_KNOB = r"[a-z][A-Za-z0-9_.-]*"
+_KNOB = r"[a-z][A-Za-z0-9_.-]*(?:@[^\s\[\]]+)?"
 
 _RULE = {
     "id": _said(
@@ -74,6 +74,20 @@ _RULE = {
     "dwell": _said(_AMOUNT, "Measured after that, each time (what the knobs and metrics need)."),
     "lease": _said(_AMOUNT, "Without a verdict by then the change is taken back (what a trial takes)."),
     "confidence": _said(_AMOUNT, "How sure the author is (50%)."),
+}
+_CLIMB = {
+    **{key: _RULE[key] for key in ("id", "reason", "source", "guard", "settle", "dwell", "confidence")},
+    "over": _said(
+        _named(rf"{_KNOB}(\[[a-z_]+\])?", {**_several(_AMOUNT), "minItems": 2, "maxItems": 2}),
+        "One to four numbers, each with the range to search, inside the catalogue's.",
+    ),
+    "expect": _said(
+        _sentence(grammar.EXPECT, "app.p95_ms falls by 5%"),
+        "What to search the best of; with less than this to gain the search rests.",
+    ),
+    "every": _said(_AMOUNT, "One move a window of this length (1s)."),
+    "step": _said(_AMOUNT, "One move changes a number by at most this factor (4x)."),
+    "recheck": _said(_AMOUNT, "At rest: how often it asks itself whether what it knows is too old (60s)."),
 }
 _LIMIT = {
     "range": _said(
@@ -118,6 +132,13 @@ _TOP = {
             "items": _keyed((*merge.RULE_REQUIRED, *merge.RULE_OPTIONAL), _RULE, merge.RULE_REQUIRED),
         },
         "The guesses.",
+    ),
+    "climbs": _said(
+        {
+            "type": "array",
+            "items": _keyed((*merge.CLIMB_REQUIRED, *merge.CLIMB_OPTIONAL), _CLIMB, merge.CLIMB_REQUIRED),
+        },
+        "Searches: the best setting of a few numbers while the workload runs.",
     ),
 }
 

@@ -26,7 +26,7 @@ from statistics import median
 import msgspec
 
 from tuned_spec.errors import KnobError
-from tuned_spec.model import Climb, Frozen, Guard, Span, Value, Way, Write, Writes
+from tuned_spec.model import Action, Climb, Frozen, Guard, Op, Rule, Span, Value, Way, Write, Writes
 
 READINGS = 36  # the most that are remembered: the model's cost grows with their cube
 NOISE = 0.2  # of one reading's logarithm, before there is a better estimate
@@ -63,7 +63,7 @@ class ClimbMemory(Frozen, frozen=True):
     values: Writes  # the knobs' whole values, at `at`
     at: Point
     best: Point
-    origin: Point  # where it began: the guards are held against it
+    origin: Point  # where it began, or was put by reset or restart: the guards are held against it
     seed: int
     readings: tuple[Reading, ...] = ()
     pulse: tuple[Reading, ...] = ()  # the newest windows at rest
@@ -100,6 +100,23 @@ class Rest(Frozen, frozen=True):
 Move = Try | Rest
 
 
+def as_rule(climb: Climb) -> Rule:
+    """What a search and a rule have in common, for those who ask either."""
+    return Rule(
+        id=climb.id,
+        when=(),
+        do=tuple(Action(span.knob, Op.SET, span.low, field=span.field) for span in climb.spans),
+        expect=climb.expect,
+        reason=climb.reason,
+        source=climb.source,
+        guard=climb.guard,
+        confidence=climb.confidence,
+        origin=climb.origin,
+        settle_s=climb.settle_s,
+        dwell_s=climb.dwell_s,
+    )
+
+
 def begin(climb: Climb, live: Mapping[str, Value], t: float, seed: int) -> ClimbMemory:
     """A search from what the knobs hold now. KnobError: no number there, or a span without room."""
     for span in climb.spans:
@@ -111,7 +128,7 @@ def begin(climb: Climb, live: Mapping[str, Value], t: float, seed: int) -> Climb
 
 def wrote(memory: ClimbMemory, values: Mapping[str, Value]) -> ClimbMemory:
     """What the last move came to, where it was not what it asked for: clamped, rounded, or refused."""
-    live = {write.knob: write.value for write in memory.values} | dict(values)
+    live = {write.knob: values.get(write.knob, write.value) for write in memory.values}
     at = tuple(map(_held, memory.spans, (live.get(span.knob) for span in memory.spans)))
     return msgspec.structs.replace(memory, values=tuple(map(Write, live, live.values())), at=at)
 
@@ -194,10 +211,13 @@ def _search(climb: Climb, memory: ClimbMemory, t: float) -> tuple[ClimbMemory, M
         anchor=anchor,
         idle=0 if progress else memory.idle,
     )
-    gain, point = model.most_promising(_candidates(climb, memory))
+    spans, enough = 1 + len(memory.spans), climb.expect.min_effect / 2
+    goals = _candidates(climb, memory)
+    gain, point = model.most_promising([_toward(climb, memory, goal) for goal in goals])
+    if gain < enough:  # nothing within one move from here: then what lies on the other side of the best
+        gain, point = model.most_promising(goals)
     memory = msgspec.structs.replace(memory, gain=gain)
-    spans = 1 + len(memory.spans)
-    if memory.count > 2 * spans and gain < climb.expect.min_effect / 2:
+    if memory.count > 2 * spans and gain < enough:
         return _settle(climb, memory, f"at most {gain:.1%} more is expected of any other setting", t)
     if stall >= PATIENCE * spans:
         return _settle(climb, memory, f"{stall} tries on end brought nothing better", t)
@@ -216,9 +236,8 @@ def _settle(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[Clim
 
 def _rest(climb: Climb, memory: ClimbMemory, why: str, t: float) -> tuple[ClimbMemory, Move]:
     pause = climb.recheck_s * 2 ** min(memory.idle, PAUSES)
-    memory = msgspec.structs.replace(
-        memory, why=why, check_at=t + pause, idle=memory.idle + 1, done="", came_from=None
-    )
+    idle = memory.idle if memory.why else memory.idle + 1  # it had not stirred
+    memory = msgspec.structs.replace(memory, why=why, check_at=t + pause, idle=idle, done="", came_from=None)
     return memory, Rest(memory.values, why)
 
 
@@ -312,8 +331,9 @@ def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
     """Settings within one move of the best or of what is set now, knob by knob and at random."""
     chance = random.Random(memory.seed * 1_000_003 + memory.count)
     strides = [min(math.log2(climb.step), _width(span) / 2) for span in memory.spans]
-    goals = [memory.best, memory.at]
-    for centre in {memory.best, memory.at}:
+    centres = tuple(dict.fromkeys((memory.best, memory.at)))
+    goals = list(centres)
+    for centre in centres:
         for n, span in enumerate(memory.spans):
             for share in (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0):
                 there = _nearest(span, octaves(span, centre[n]) + share * strides[n])
@@ -326,14 +346,7 @@ def _candidates(climb: Climb, memory: ClimbMemory) -> list[Point]:
                     for span, number, stride in zip(memory.spans, memory.best, strides, strict=True)
                 )
             )
-    return [point for point in dict.fromkeys(goals) if point not in memory.mute]
-
-
-def _moves(climb: Climb, memory: ClimbMemory, goal: Point) -> int:
-    """In how many moves is the goal reached?"""
-    pairs = zip(memory.spans, memory.at, goal, strict=True)
-    far = max(abs(octaves(span, now) - octaves(span, then)) for span, now, then in pairs)
-    return max(1, math.ceil(far / math.log2(climb.step) - 0.01))
+    return goals
 
 
 # ------------------------------------------------------------------------------- the model
@@ -343,7 +356,7 @@ class _Model:
     """What the readings say about the objective and the guards; smaller is better, all in logarithms."""
 
     def __init__(self, climb: Climb, memory: ClimbMemory, t: float) -> None:
-        self.climb, self.memory = climb, memory
+        self.memory = memory
         self.reach = [min(REACH, 0.4 * _width(span)) or 1.0 for span in memory.spans]
         readings = memory.readings
         self.places = [self._place(one.at) for one in readings]
@@ -396,10 +409,12 @@ class _Model:
         return -math.expm1(-self.objective.compare(self._near(here), self._near(there), alike)[0])
 
     def most_promising(self, points: Sequence[Point]) -> tuple[float, Point]:
-        """The highest gain over the best that is expected, as a share; the point of the highest per move."""
+        """The highest gain over the best that is expected of any point, as a share, and that point."""
         best = self._near(self.memory.best)
         found = []
-        for point in points:
+        for point in dict.fromkeys(points):
+            if point in self.memory.mute:
+                continue
             near = self._near(point)
             if point != self.memory.best and self._worse(point, near):
                 continue
@@ -407,10 +422,9 @@ class _Model:
             better, doubt = self.objective.compare(near, best, alike)
             if point == self.memory.best:
                 doubt = self.objective.doubt(near) / 2  # what another look may correct
-            gain = _expected_gain(better, doubt)
-            found.append((gain / _moves(self.climb, self.memory, point), gain, point))
-        _, _, point = max(found, default=(0.0, 0.0, self.memory.best))
-        return -math.expm1(-max((gain for _, gain, _ in found), default=0.0)), point
+            found.append((_expected_gain(better, doubt), point))
+        gain, point = max(found, default=(0.0, self.memory.best))
+        return -math.expm1(-gain), point
 
     def _worse(self, point: Point, near: Sequence[float]) -> bool:
         """Is a guard worse than at the origin, beyond its margin and the doubt?"""

@@ -1,9 +1,9 @@
 """Priors: what the actor confirmed under which workload, and the jump back to it when that workload returns.
 
 Owns what is remembered, when a workload counts as known, and the guess that comes of it. Must not know files
-or clocks. A prior is a guess like any other: it is a `Rule` made for the occasion, which the envelope may refuse
-and the actor judges; only `step` does not bind it, because the values were tried before. Confirmed values are
-not replayed after a reboot: they are remembered here, and their workload has to come back first.
+or clocks. A prior is a guess like any other: it is a `Rule` made for the occasion, which the envelope may
+refuse and the actor judges; only `step` does not bind it, because the values were tried before. Confirmed
+values are not replayed after a reboot: they are remembered here, and their workload has to come back first.
 
 Signatures given to `learn` are those from *before* the change: that is what the host shows when it is untuned
 again.
@@ -37,12 +37,12 @@ from tuned_spec.model import (
     Writes,
 )
 from tuned_spec.speculate import rules
-from tuned_spec.speculate.signature import Signature, distance, mean
+from tuned_spec.speculate.signature import KNOWN, Signature, distance, mean
 
 WORKLOADS = 64  # at most so many are remembered
 SETTINGS = 16  # of one workload
 VISITS = 32  # a centroid moves as if it had seen no more observations than this
-KNOWN = 1.6  # further from every centroid than this is unknown
+LATEST = 3  # observations that are averaged to say what the workload is now
 CLEARLY = 1.5  # the next workload but one must be so many times as far as the nearest, or it is a toss-up
 HALF_LIFE_S = 30 * 86_400.0  # evidence counts half after a month
 LEAST_TRUST = 0.55  # a setting less likely than this to be confirmed again is not brought back
@@ -238,16 +238,24 @@ def _ranked(priors: Priors, signature: Signature) -> list[tuple[Remembered, floa
 
 
 def recall(
-    priors: Priors, signature: Signature, wall: float, quarantined: Collection[tuple[str, Value]] = ()
+    priors: Priors,
+    recent: Sequence[Signature],
+    wall: float,
+    quarantined: Collection[tuple[str, Value]] = (),
 ) -> Recall | Unknown:
     """The known workload that this is, with the settings that are still trusted, or why not.
 
+    `recent`: the workload's latest observations, oldest first (`Watched.recent`). The mean of the LATEST must
+    be near, and the last by itself, too: while a workload changes, some mean passes by anything.
     `quarantined`: (knob, value) pairs that must never come back.
     """
-    ranked = _ranked(priors, signature)
+    if not recent:
+        return Unknown("nothing to recognise: the host idles, or too little is known of it")
+    ranked = _ranked(priors, mean(recent[-LATEST:]))
     if not ranked:
         return Unknown("nothing is remembered yet")
     workload, off = ranked[0]
+    off = max(off, distance(recent[-1], workload.centroid))
     if off > KNOWN:
         return Unknown(f"nearest is {workload.id} at {off:.2f}, known is up to {KNOWN:g}", workload.id, off)
     if len(ranked) > 1 and ranked[1][1] < CLEARLY * off and not _alike(workload, ranked[1][0]):
@@ -274,9 +282,7 @@ def _alike(a: Remembered, b: Remembered) -> bool:
 # ------------------------------------------------------------------------------ the guess
 
 
-def as_rule(
-    recall: Recall, catalogue: Mapping[str, Knob], wall: float, without: Collection[str] = ()
-) -> Rule | Refusal:
+def as_rule(recall: Recall, catalogue: Mapping[str, Knob], without: Collection[str] = ()) -> Rule | Refusal:
     """The jump as a rule without conditions: judged by its best setting's metric, guarded by the others'.
 
     Left out are knobs in `without` (foreign, absent here), those that this catalogue has no more, that are

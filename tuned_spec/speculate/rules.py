@@ -33,6 +33,7 @@ from tuned_spec.model import (
     Refusal,
     Rule,
     Value,
+    Way,
     Write,
 )
 
@@ -334,6 +335,8 @@ def _partners(
 def _goal(action: Action, now: int, target: int | float) -> int:
     """Where the rule wants the number to be, rounded away from where it is, so that it always moves."""
     by = exact(target)
+    if (action.only is Way.UP and by < now) or (action.only is Way.DOWN and by > now):
+        return now
     match action.op:
         case Op.SET:
             goal = by

@@ -7,10 +7,11 @@ launch while gain times *added* hit probability is at least the cost.
 Everything is in seconds of work: a gain of 0.5 over a workload that goes on for 600 s is worth 300 s, and a
 trial that costs a tenth of the speed for 30 s costs 3 s.
 
-How likely the actor is to confirm comes from two levels: a rule starts at its declared confidence, which weighs
-as much as DECLARED trials, and moves with what it did elsewhere; under one signature it starts from there, and
-moves with what it did under that. What it gains is what was measured here, confirmed or not: a guess that shows
-no effect loses both ways. Evidence fades, so what was wrong grows uncertain again and comes back, rarely.
+How likely the actor is to confirm comes from two levels: a rule starts at its declared confidence, which
+weighs as much as DECLARED trials, and moves with what it did elsewhere; under one signature it starts from
+there, and moves with what it did under that. What it gains is what was measured here, confirmed or not: a
+guess that shows no effect loses both ways. Evidence fades, so what was wrong grows uncertain again and comes
+back, rarely.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ import msgspec
 
 from tuned_spec import envelope, windows
 from tuned_spec.model import Frozen, Knob, Risk, Rule
-from tuned_spec.speculate.signature import Signature, distance
+from tuned_spec.speculate.signature import KNOWN, Signature, distance
 
 DECLARED = 2.0
 ELSEWHERE = 0.5  # an outcome under another signature counts half
 MOST = 4.0  # and what was known before a signature was seen counts as so many trials at most
-SAME = 1.6  # outcomes under a signature this near are from the same workload
 CURIOSITY = 1.0  # standard deviations of doubt that count in a guess's favour
 OUTCOMES = 32  # of one rule are kept
 HERE = 8  # of them under one signature, so that what happens often does not crowd out the rest
@@ -86,7 +86,7 @@ class Candidate(Frozen, frozen=True):
 
 
 class Choice(Frozen, frozen=True):
-    """`launch` in the order in which to start them; `skip`: rule -> why not. `worth`: rule -> seconds of work."""
+    """`launch`: in which order to start; `skip`: rule -> why not; `worth`: rule -> seconds of work."""
 
     launch: tuple[str, ...]
     skip: dict[str, str]
@@ -117,6 +117,8 @@ def judged(
 ) -> Record:
     """One more outcome. A trial that ended without a verdict was proposed and not confirmed, too."""
     tally = record.rules.get(rule) or Tally()
+    if signature is not None:  # a record of many has no need of each one's spread
+        signature = msgspec.structs.replace(signature, spread={})
     outcomes = [*tally.outcomes, Outcome(wall, confirmed, gain or 0.0, signature)]
     alike = [o for o in outcomes if _alike(o.signature, signature)]
     if len(alike) > HERE:
@@ -140,7 +142,7 @@ def hit_rate(record: Record, rule: str | None = None) -> HitRate:
 
 
 class Odds(Frozen, frozen=True):
-    """`p`: how likely it is confirmed; `doubt`: the deviation of that; `gain`, `harm`: relative, if so or not."""
+    """`p`: how likely it is confirmed; `doubt`: the deviation of that; `gain`, `harm`: relative."""
 
     p: float
     doubt: float
@@ -178,7 +180,7 @@ def odds(guess: Candidate, record: Record, signature: Signature | None, wall: fl
 
 
 def _alike(a: Signature | None, b: Signature | None) -> bool:
-    return distance(a, b) <= SAME if a and b else a is b
+    return distance(a, b) <= KNOWN if a and b else a is b
 
 
 def _sums(outcomes: Sequence[Outcome], weights: Sequence[float]) -> tuple[float, float]:
@@ -192,7 +194,7 @@ def _blend(start: float, seen: Sequence[tuple[float, float]]) -> float:
 
 
 def weigh(guess: Candidate, chance: Odds, left: float, horizon_s: float) -> tuple[float, float]:
-    """Seconds of work that the trial can give and takes: the judge, its switches, half of it in a wrong value.
+    """Seconds of work that the trial can give and takes: the judge, switches, half of it in a wrong value.
 
     `left`: how likely it is that nothing launched before does the same.
     """
@@ -210,7 +212,7 @@ def choose(
     horizon_s: float = HORIZON_S,
     busy: frozenset[str] = frozenset(),
 ) -> Choice:
-    """Which to launch now, at most `room`, none that touches `busy` knobs or those of another that is launched.
+    """Which to launch now: at most `room`, none that touches `busy` knobs or those of another launched one.
 
     Several that would better the same metric are alternatives: the next one adds only what the ones before it
     leave (1-p1)(1-p2)...

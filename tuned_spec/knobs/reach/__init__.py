@@ -17,12 +17,21 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from . import files
 
-MODULES: dict[str, str] = {"task": "task"}  # what stands before the colon -> the module beside this one
+# what stands before the colon -> the module beside this one
+MODULES: dict[str, str] = {
+    "cgroup": "cgroup",
+    "held": "held",
+    "netns": "netns",
+    "task": "task",
+    "unit": "unit",
+    "words": "words",
+}
 
 
 def read(address: str) -> str:
@@ -36,6 +45,23 @@ def write(address: str, text: str) -> None:
         files.write(address, text)
     else:
         _module(address).write(address, text)
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """For many reads and writes in a row, by this thread: what was opened for one serves the next."""
+    with ExitStack() as stack:
+        for name in MODULES.values():
+            module = sys.modules.get(f"{__name__}.{name}")  # not yet used: it costs nothing
+            if module is not None and hasattr(module, "together"):
+                stack.enter_context(module.together())
+        yield
+
+
+def canonical(address: str, text: str) -> str:
+    """What `read` gives after that text was written, where a module knows better. OSError for no value."""
+    module = files if address.startswith("/") else _module(address)
+    return str(module.canonical(address, text)) if hasattr(module, "canonical") else text
 
 
 def usable(address: str) -> None:
@@ -78,7 +104,21 @@ def _inode(path: str) -> str:
     return str(os.stat(path).st_ino)
 
 
+def _diskseq(disk: str) -> str:
+    return files.read(f"/sys/block/{disk}/diskseq")
+
+
+def _ifindex(nic: str) -> str:
+    return files.read(f"/sys/class/net/{nic}/ifindex")
+
+
+def _irq(number: str) -> str:
+    """Who handles it: each has a directory in that of the number."""
+    return ",".join(sorted(entry.name for entry in os.scandir(f"/proc/irq/{number}") if entry.is_dir()))
+
+
 def _start(tid: str) -> str:
+    """When the task was started, in ticks."""
     return str(_module("task:").start(tid))
 
 
@@ -86,5 +126,8 @@ def _start(tid: str) -> str:
 IDENTITIES: dict[str, Callable[[str], str]] = {
     "netns": _netns,
     "inode": _inode,
+    "diskseq": _diskseq,
+    "ifindex": _ifindex,
+    "irq": _irq,
     "start": _start,
 }
