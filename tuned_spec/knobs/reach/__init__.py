@@ -31,6 +31,7 @@ MODULES: dict[str, str] = {
     "link": "link",
     "netns": "netns",
     "qdisc": "qdisc",
+    "task": "task",
     "unit": "unit",
     "words": "words",
 }
@@ -94,7 +95,8 @@ def _module(address: str) -> Any:
     scheme = address.partition(":")[0]
     if scheme not in MODULES:
         raise OSError(errno.EOPNOTSUPP, f"no way to reach {address}")
-    return importlib.import_module("." + MODULES[scheme], __name__)
+    name = f"{__name__}.{MODULES[scheme]}"
+    return sys.modules.get(name) or importlib.import_module(name)
 
 
 def _netns(interface: str) -> str:
@@ -121,9 +123,9 @@ def _irq(number: str) -> str:
     return ",".join(sorted(entry.name for entry in os.scandir(f"/proc/irq/{number}") if entry.is_dir()))
 
 
-def _start(pid: str) -> str:
-    """When the process was started, in ticks: the 22nd field, counted from behind the name."""
-    return files.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
+def _start(tid: str) -> str:
+    """When the task was started, in ticks."""
+    return str(_module("task:").start(tid))
 
 
 # scheme -> the value that is at that place now; OSError if nothing is
