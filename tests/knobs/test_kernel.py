@@ -38,8 +38,8 @@ HELD_BY_OTHERS = {
 
 
 def here() -> dict[str, Knob]:
-    """Every entry; of a template the knob of the first instance that this host has. But for those of which there
-    is one that serves nobody: the round trip takes that (test_tried.py)."""
+    """Every entry; of a template the knob of the first instance that this host has. But for those of which
+    there is one that serves nobody: the round trip takes that (test_tried.py)."""
     entries = {id: entry for id, entry in KNOBS.items() if entry.per not in SPARE}
     first = {id: next(iter(KNOBS.instances(id)), "") for id, entry in entries.items() if entry.per}
     names = [f"{id}@{first[id]}" if first.get(id) else id for id in entries]
