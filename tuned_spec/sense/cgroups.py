@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tuned_spec.globs import is_glob, leads_to, matches
+from tuned_spec.paths import cgroup2_root
 from tuned_spec.sense.reading import Fields, Rows, Want
-from tuned_spec.sense.sources import cgroup2_root
 
 MAX_OPEN = 512
 LISTED_IN = 10

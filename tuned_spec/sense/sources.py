@@ -429,26 +429,6 @@ PARSERS: dict[str, Callable[[Want], Parser]] = {
 }  # all others are a few numbers
 
 
-# ------------------------------------------------------------------------------------ places
-
-
-def cgroup2_root(root: Path) -> Path | None:
-    """Where cgroup2 is mounted, from mountinfo; None if it is not (or mountinfo cannot be read).
-
-    Hybrid layouts have it beside the version 1 controllers, mostly at /sys/fs/cgroup/unified.
-    """
-    try:
-        lines = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        mount, _, filesystem = line.partition(" - ")
-        if filesystem.startswith("cgroup2 "):
-            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split()[4])
-            return root / point.lstrip("/")
-    return None
-
-
 def open_source(name: str, want: Want) -> Source:
     kind = (
         name.partition(":")[0] if want.root == Path("/") else ""

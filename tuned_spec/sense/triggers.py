@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec.globs import is_glob, split
+from tuned_spec.paths import cgroup2_root
 from tuned_spec.sense import metrics
-from tuned_spec.sense.sources import HINTS, cgroup2_root
+from tuned_spec.sense.sources import HINTS
 
 MAX_CGROUPS = 16
 WINDOWS_S = (0.5, 2.0)  # the first that the kernel takes
