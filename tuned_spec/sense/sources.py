@@ -16,15 +16,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from tuned_spec.sense import metrics
+from tuned_spec.sense.reading import RETRY_S, Fields, Rows, Want
 
-Fields = dict[str, float]  # counters are ints and stay exact; only PSI averages are fractions
-Rows = dict[str, Fields]  # a row a CPU, a disk, a cgroup; "" for the whole host
 Parser = Callable[[bytes], Rows]
 
-RETRY_S = 10.0
 _CHUNK = 16384
 _NUMBER = re.compile(rb" *(\d+)")
 _PRESSURE = re.compile(rb"(some|full) avg10=(\d+\.\d+) .*total=(\d+)")
@@ -44,22 +40,6 @@ HINTS = {
     "/proc/sys/net/ipv6": "IPv6 is off",
     "/sys/kernel/mm/ksm": "this kernel was built without CONFIG_KSM",
 }
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """The raw figures of one moment. A source that is not in it could not be read."""
-
-    t: float
-    sources: dict[str, Rows]
-
-
-class Want(msgspec.Struct, frozen=True):
-    """What is asked of one source: these fields, of the whole host and, with `rows`, of those instances
-    (names or globs)."""
-
-    fields: tuple[str, ...]
-    rows: tuple[str, ...] = ()
-    root: Path = Path("/")
 
 
 class Source(Protocol):
