@@ -12,6 +12,7 @@ from tuned_spec.cli import show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import PolicyError
 from tuned_spec.knobs.adapters import Availability
+from tuned_spec.knobs.facts import host_facts
 from tuned_spec.model import Condition, Policy
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.sense import metrics
@@ -72,6 +73,7 @@ def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loade
         catalogue=host.knobs,
         metrics=metrics.known,
         uid_of=lambda user: int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid,
+        facts=host_facts(args.root),
         metric_names=metrics.METRICS,
     )
 
