@@ -18,7 +18,8 @@ from tuned_spec.ledger.repair import Row
 def row(knob: str, **more: str) -> Row:
     texts = {"original": "60", "ours": "60", "pending": "31", "status": "open", "trial": "t1", **more}
     fixed = {"adapter": "sysctl", "type": "int", "path": f"/proc/sys/{knob}", "identity": "", "group": knob}
-    return Row(id=0, seq=0, knob=knob, rank=0, rule="r", on_stop="back", boot_id="", **fixed, **texts)
+    rest = {"rule": "r", "on_stop": "back", "boot_id": ""}
+    return Row(id=0, seq=0, knob=knob, rank=0, since=0.0, **rest, **fixed, **texts)
 
 
 @pytest.fixture

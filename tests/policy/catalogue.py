@@ -67,7 +67,7 @@ CATALOGUE = {
 
 METRICS = frozenset(
     {"psi.cpu.some", "psi.memory.some", "cpu.blocked", "cpu.busy", "vm.allocstall_per_s", "tcp.retrans_share"}
-    | {"tcp.listen_overflows_per_s", "mem.dirty_bytes"}
+    | {"tcp.listen_overflows_per_s", "mem.dirty_bytes", "cgroup.psi.cpu.some@system.slice/nginx.service"}
 )
 
 

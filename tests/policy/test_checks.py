@@ -116,10 +116,8 @@ APART = (
         ),
         (with_rule(expect="cpu.busy falls by 5"), "5 is not a percentage; write it like 5%"),
         (with_rule(guard="[cpu.busy may explode 5%]"), "'cpu.busy may explode 5%' is not a guard"),
-        (
-            with_rule(guard="[cgroup.a/b.psi.cpu.some may rise 5%]"),
-            "the cgroup 'a/b' is not sensed; add `- a/b` to cgroups",
-        ),
+        (with_rule(guard="[cpu.blocked@x may rise 5%]"), "'cpu.blocked@x' is no metric; it has no such"),
+        (with_rule(guard="[cpu.bussy@cpu0 may rise 5%]"), "unknown metric 'cpu.bussy@cpu0'; did you mean"),
         (with_rule(lease="4s"), "rules.one.lease: holds 0 pairs of windows of"),
         (with_rule(lease="0s"), "rules.one.lease: leaves no time to judge"),
         (with_rule(cooldown="-1s"), "-1s is negative"),

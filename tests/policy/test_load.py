@@ -35,7 +35,7 @@ rules:
     expect: app.p95_ms falls by 10%
     guard:
       - tcp.retrans_share may rise 5%
-      - cgroup.system.slice/nginx.service.psi.cpu.some may rise 10%
+      - cgroup.psi.cpu.some@system.slice/nginx.service may rise 10%
     cooldown: 30s
     lease: 3m
     confidence: 70%
@@ -120,7 +120,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
             expect=Expect("app.p95_ms", Way.DOWN, 0.1),
             guard=(
                 Guard("tcp.retrans_share", Way.DOWN, 0.05),
-                Guard("cgroup.system.slice/nginx.service.psi.cpu.some", Way.DOWN, 0.1),
+                Guard("cgroup.psi.cpu.some@system.slice/nginx.service", Way.DOWN, 0.1),
             ),
             cooldown_s=30.0,
             lease_s=180.0,

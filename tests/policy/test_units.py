@@ -47,7 +47,10 @@ def test_what_is_no_quantity(text: str) -> None:
     [
         ("psi.memory.some", "share"),
         ("psi.io.full.avg10", "share"),
-        ("cgroup.system.slice/a.service.psi.cpu.some", "share"),
+        ("cgroup.psi.cpu.some@system.slice/a_ms.service", "share"),
+        ("disk.read_ms@*", "ms"),
+        ("sock.rtt_ms.p95", "ms"),
+        ("sock.delivery_bytes_per_s.p50", "bytes"),
         ("cpu.busy", "share"),
         ("cpu.ctxt_per_s", ""),
         ("cpu.runqueue_wait", ""),

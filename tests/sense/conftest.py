@@ -22,8 +22,28 @@ FILES = {
     "proc/net/snmp": "Tcp: MaxConn ActiveOpens CurrEstab OutSegs RetransSegs\nTcp: -1 5 4 1000 10\n"
     "Udp: InDatagrams RcvbufErrors\nUdp: 4 2\n",
     "proc/net/netstat": "TcpExt: ListenDrops ListenOverflows\nTcpExt: 9 3\nIpExt: InNoRoutes\nIpExt: 0\n",
-    "proc/net/sockstat": "sockets: used 1\nTCP: inuse 1 orphan 0 tw 17 alloc 1 mem 4\nUDP: inuse 0 mem 0\n",
+    "proc/net/sockstat": "sockets: used 1\nTCP: inuse 1 orphan 0 tw 17 alloc 1 mem 4\nUDP: inuse 0 mem 0\n"
+    "FRAG: inuse 0 memory 0\n",
     "proc/net/softnet_stat": f"{'0000000a 00000001 00000002' + ' 00000000' * 9} 00000003 00000000 00000000\n",
+    "proc/net/snmp6": "Ip6InReceives  \t9\nUdp6InDatagrams \t7\nUdp6RcvbufErrors  \t3\n",
+    "proc/net/sockstat6": "TCP6: inuse 2\nFRAG6: inuse 1 memory 4096\n",
+    "proc/net/dev": "Inter-|   Receive |  Transmit\n face |bytes packets |bytes\n"
+    "    lo: 900 90 0 0 0 0 0 0 900 90 0 0 0 0 0 0\n"
+    "  eth0: 100 10 1 2 3 0 0 0 200 20 4 5 6 0 0 0\n  veth1: 70 7 0 0 0 0 0 0 80 8 0 0 0 0 0 0\n",
+    "sys/class/net/eth0/device/vendor": "0x1af4\n",
+    "sys/class/net/eth0/speed": "1000\n",
+    "sys/class/net/lo/mtu": "65536\n",
+    "proc/net/stat/arp_cache": "entries,allocs,table_fulls\n".replace(",", " ")
+    + "0000000a 00000001 0000001f\n0000000a 00000002 00000001\n",
+    "proc/sys/net/ipv4/neigh/default/gc_thresh3": "1024\n",
+    "proc/sys/net/ipv4/tcp_mem": "100\t200\t400\n",
+    "proc/sys/fs/file-nr": "50\t0\t200\n",
+    "proc/loadavg": "0.10 0.20 0.30 2/250 999\n",
+    "proc/sys/kernel/threads-max": "1000\n",
+    "proc/softirqs": "                    CPU0       CPU2\n          HI:          1          2\n"
+    "      NET_RX:         30         40\n     TASKLET:          5          6\n",
+    "proc/interrupts": "            CPU0       CPU2\n  24:         10          5   PCI-MSI  eth0-rx-0\n"
+    " NMI:          1          1   Non-maskable interrupts\n ERR:          0\n",
     "proc/diskstats": "   7 0 loop0 9 9 9 9 9 9 9 9 9 9 9\n"
     " 253 0 sda 10 0 80 20 5 0 40 50 2 100 70 0 0 0 0 0 0\n"
     " 253 1 sda1 10 0 80 20 5 0 40 50 2 100 70\n 253 16 sdb 1 0 8 2 0 0 0 0 0 1 2\n"

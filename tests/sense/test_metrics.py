@@ -1,40 +1,54 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from tuned_spec.sense.metrics import METRICS, Kind, cgroup_path, cgroups_in, find, known, of_cgroup
+from tuned_spec.policy.units import metric_unit
+from tuned_spec.sense.metrics import (
+    CGROUP2,
+    METRICS,
+    PER,
+    Kind,
+    cgroup_path,
+    cgroups_in,
+    find,
+    known,
+    leads_to,
+    markdown,
+    matches,
+    of_cgroup,
+    split,
+)
 
-FIXED = """
-psi.cpu.some psi.cpu.full psi.memory.some psi.memory.full psi.io.some psi.io.full
-psi.cpu.some.avg10 psi.cpu.full.avg10 psi.memory.some.avg10 psi.memory.full.avg10
-psi.io.some.avg10 psi.io.full.avg10
-cpu.busy cpu.user cpu.system cpu.iowait cpu.steal cpu.idle cpu.ctxt_per_s cpu.irq_per_s cpu.running
-cpu.blocked cpu.runqueue_wait
-vm.pgscan_direct_per_s vm.pgscan_kswapd_per_s vm.pgsteal_per_s vm.allocstall_per_s vm.pswpin_per_s
-vm.pswpout_per_s vm.pgmajfault_per_s vm.refault_per_s vm.compact_stall_per_s vm.thp_fault_alloc_per_s
-vm.thp_split_per_s
-mem.available_share mem.dirty_share mem.writeback_share mem.swap_used_share mem.dirty_bytes
-tcp.retrans_share tcp.listen_overflows_per_s tcp.listen_drops_per_s tcp.syn_retrans_per_s
-tcp.active_opens_per_s tcp.passive_opens_per_s tcp.attempt_fails_per_s tcp.rcv_collapsed_per_s
-tcp.prune_called_per_s tcp.backlog_drop_per_s tcp.ofo_queue_per_s tcp.zero_window_per_s
-tcp.memory_pressures_per_s tcp.time_wait tcp.established
-udp.rcvbuf_errors_per_s udp.sndbuf_errors_per_s net.softnet_dropped_per_s net.softnet_squeezed_per_s
-disk.util disk.inflight
-disk.read_ms disk.write_ms disk.read_bytes_per_s disk.write_bytes_per_s disk.read_share
-"""
+HERE = Path(__file__).parent
 
 
-def test_the_names_that_policies_rely_on_are_all_there_and_no_others() -> None:
-    assert set(METRICS) == set(FIXED.split())
+def test_the_page_of_metrics_is_as_the_table_is() -> None:
+    page = (HERE.parents[1] / "docs/metrics.md").read_text()
+    assert page == markdown(), "python -m tuned_spec.sense.metrics > docs/metrics.md"
 
 
 def test_every_metric_says_what_it_is() -> None:
     for name, metric in METRICS.items():
-        assert metric.doc and metric.unit and metric.source.startswith("/proc/"), name
-        assert metric.fields, name
-        assert name.endswith("_share") <= (metric.unit == "share"), name
-        assert name.endswith("_per_s") <= metric.unit.endswith("/s"), name
-        assert (metric.kind in (Kind.RATIO, Kind.LEVEL_RATIO)) == bool(metric.over), name
+        assert metric.doc and metric.unit and metric.fields, name
+        assert metric.source.startswith(("/proc/", "/sys/", CGROUP2, "perf:", "sock_diag")), name
+        plain = re.sub(r"\.p\d\d$", "", name)
+        assert plain.endswith("_share") <= (metric.unit == "share"), name
+        assert plain.endswith("_per_s") <= metric.unit.endswith("/s"), name
+        ratios = (Kind.RATIO, Kind.LEVEL_RATIO, Kind.RATE_RATIO)
+        assert (metric.kind in ratios) == bool(metric.over), name
+        assert bool(metric.over_source) <= bool(metric.over), name
+        assert metric.per in PER and (metric.alone or metric.per), name
+        assert "|" not in metric.doc, name
+
+
+def test_a_policy_reads_each_metrics_unit_from_its_name() -> None:
+    units = {"share": "share", "ms": "ms", "bytes": "bytes", "bytes/s": "bytes"}
+    for name, metric in METRICS.items():
+        assert metric_unit(name) == units.get(metric.unit, ""), name
+        assert metric_unit(f"{name}@x_ms.service") == units.get(metric.unit, ""), name
 
 
 @pytest.mark.parametrize(
@@ -43,8 +57,15 @@ def test_every_metric_says_what_it_is() -> None:
         "cpu.busy",
         "app.p95_ms",
         "app.web.rps",
-        "cgroup.web/a.service.psi.cpu.some",
-        "cgroup.a.psi.io.full.avg10",
+        "cgroup.psi.cpu.some@web/a.service",
+        "cgroup.cpu.throttled_share@web/getty@tty1.service",
+        "cgroup.psi.io.full@system.slice/*.service",
+        "cgroup.memory.current_bytes@**",
+        "disk.util",
+        "disk.util@nvme0n1",
+        "disk.util@*",
+        "cpu.busy@cpu1",
+        "nic.rx_bytes_per_s@vlan@5",
     ],
 )
 def test_known(name: str) -> None:
@@ -61,14 +82,23 @@ def test_known(name: str) -> None:
         "app.9",
         "app.a b",
         "app." + "x" * 80,
-        "cgroup..psi.cpu.some",
-        "cgroup.../etc.psi.cpu.some",
-        "cgroup.a/../../b.psi.cpu.some",
-        "cgroup./a.psi.cpu.some",
-        "cgroup.a/.psi.cpu.some",
-        "cgroup.a\n.psi.cpu.some",
-        "cgroup.a.psi.net.some",
-        "cgroup.a.psi.cpu.most",
+        "cpu.ctxt_per_s@cpu0",
+        "mem.dirty_bytes@",
+        "disk.util@",
+        "disk.util@a b",
+        "disk.util@a/b",
+        "app.p95_ms@x",
+        "cgroup.psi.cpu.some",
+        "cgroup.psi.cpu.some@",
+        "cgroup.psi.cpu.some@../etc",
+        "cgroup.psi.cpu.some@a/../../b",
+        "cgroup.psi.cpu.some@/a",
+        "cgroup.psi.cpu.some@a/",
+        "cgroup.psi.cpu.some@a\n",
+        "cgroup.psi.net.some@a",
+        "cgroup.psi.cpu.most@a",
+        "cgroup.psi.cpu.some.avg10@a",
+        "cgroup.a.psi.cpu.some",
     ],
 )
 def test_unknown(name: str) -> None:
@@ -76,10 +106,42 @@ def test_unknown(name: str) -> None:
 
 
 def test_cgroup_metrics() -> None:
-    table = of_cgroup("web/a.service")
-    assert len(table) == 12
-    assert table["cgroup.web/a.service.psi.cpu.some"].source == "<cgroup2>/web/a.service/cpu.pressure"
-    assert table["cgroup.web/a.service.psi.cpu.some"] == find("cgroup.web/a.service.psi.cpu.some")
-    assert cgroups_in([*table, "cpu.busy"]) == ("web/a.service",)
+    names = of_cgroup("web/a.service")
+    assert len(names) == 6 and all(map(known, names))
+    metric = find("cgroup.psi.cpu.some@web/a.service")
+    assert metric and metric.source == "<cgroup2>/cpu.pressure"
+    assert cgroups_in([*names, "cpu.busy", "cgroup.cpu.usage@b", "cgroup.nonsense@c"]) == (
+        "b",
+        "web/a.service",
+    )
     assert cgroup_path("/web/a.service/") == "web/a.service"
     assert cgroup_path("/") is None
+    assert split("cgroup.cpu.usage@a@b") == ("cgroup.cpu.usage", "a@b")
+    assert split("cpu.busy") == ("cpu.busy", "")
+
+
+@pytest.mark.parametrize(
+    ("glob", "yes", "no"),
+    [
+        ("*", "sda", "a/b"),
+        ("nvme*n?", "nvme0n1", "nvme0n10"),
+        ("system.slice/*.service", "system.slice/a.service", "system.slice/a/b.service"),
+        ("**", "a/b/c", ""),
+        ("a/**.service", "a/b/c.service", "b/c.service"),
+        ("a.b", "a.b", "aXb"),
+        ("a[1]", "a[1]", "a1"),
+        (r"dev-\x2d*", r"dev-\x2d1", "dev-1"),
+    ],
+)
+def test_globs(glob: str, yes: str, no: str) -> None:
+    assert matches(glob, yes)
+    assert not matches(glob, no)
+    parents = ["/".join(yes.split("/")[:n]) for n in range(yes.count("/") + 1)]
+    assert all(leads_to(glob, parent) for parent in parents)
+
+
+def test_a_glob_does_not_lead_astray() -> None:
+    assert not leads_to("system.slice/*.service", "user.slice")
+    assert not leads_to("system.slice/*.service", "system.slice/a.service")
+    assert leads_to("a/**", "a/b/c")
+    assert not leads_to("*", "a")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuned_spec.sense.metrics import CPU_TIME, METRICS, Kind
@@ -11,7 +11,8 @@ from tuned_spec.sense.sources import Reading, Rows
 
 SOURCES: dict[str, set[str]] = {}
 for _metric in METRICS.values():
-    SOURCES.setdefault(_metric.source, set()).update(_metric.fields, _metric.over)
+    SOURCES.setdefault(_metric.source, set()).update(_metric.fields)
+    SOURCES.setdefault(_metric.over_source or _metric.source, set()).update(_metric.over)
 
 counters: st.SearchStrategy[float] = st.one_of(
     st.integers(0, 2**64 - 1), st.integers(0, 100), st.integers(2**32 - 50, 2**32 - 1)
@@ -23,11 +24,12 @@ def readings(draw: st.DrawFn) -> Reading:
     """Any subset of sources, rows and fields, with any counters."""
     sources: dict[str, Rows] = {}
     for name in draw(st.lists(st.sampled_from(sorted(SOURCES)), unique=True, max_size=4)):
-        fields = st.dictionaries(st.sampled_from(sorted(SOURCES[name])), counters)
+        fields = st.dictionaries(st.sampled_from(sorted(SOURCES[name])), counters, max_size=9)
         sources[name] = draw(st.dictionaries(st.sampled_from(["", "0", "1", "sda"]), fields, max_size=3))
     return Reading(draw(st.floats(-1e6, 1e6)), sources)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(readings(), readings())
 def test_rates_are_never_negative_and_shares_within_0_and_1(old: Reading, new: Reading) -> None:
     for name, value in compute(METRICS, old, new).items():
@@ -37,6 +39,7 @@ def test_rates_are_never_negative_and_shares_within_0_and_1(old: Reading, new: R
             assert value <= 1, name
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(readings(), readings())
 def test_a_missing_source_leaves_its_names_out(old: Reading, new: Reading) -> None:
     for name in compute(METRICS, old, new):
@@ -46,6 +49,7 @@ def test_a_missing_source_leaves_its_names_out(old: Reading, new: Reading) -> No
             assert metric.source in old.sources
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(readings(), readings())
 def test_no_time_no_rates(a: Reading, b: Reading) -> None:
     older, newer = sorted((a, b), key=lambda reading: reading.t)

@@ -10,17 +10,28 @@ from hypothesis import strategies as st
 
 from tests.sense.conftest import Tree
 from tuned_spec.sense.metrics import METRICS
-from tuned_spec.sense.sources import RETRY_S, Rows, cgroup2_root, open_source
+from tuned_spec.sense.sources import PARSERS, RETRY_S, Rows, Source, Want, cgroup2_root, open_source
 
-SOURCES = sorted({metric.source for metric in METRICS.values()})
+SOURCES = sorted(
+    {
+        name
+        for m in METRICS.values()
+        for name in (m.source, m.over_source)
+        if name.startswith(("/proc", "/sys"))
+    }
+)
 
 
 def fields(name: str) -> list[str]:
     return sorted({f for m in METRICS.values() if m.source == name for f in (*m.fields, *m.over)})
 
 
-def read(name: str, root: Path) -> Rows | None:
-    source = open_source(name, fields(name), root, None)
+def opened(name: str, root: Path, rows: tuple[str, ...] = ()) -> Source:
+    return open_source(name, Want(tuple(fields(name)), rows, root))
+
+
+def read(name: str, root: Path, *rows: str) -> Rows | None:
+    source = opened(name, root, rows)
     try:
         return source.read(0.0)
     finally:
@@ -43,6 +54,7 @@ def test_each_format(tree: Tree) -> None:
         "steal": 0,
         "intr": 5000,
         "ctxt": 9000,
+        "processes": 7,
         "procs_running": 3,
         "procs_blocked": 1,
     }
@@ -65,15 +77,75 @@ def test_each_format(tree: Tree) -> None:
             "Tcp.CurrEstab": 4,
             "Tcp.OutSegs": 1000,
             "Tcp.RetransSegs": 10,
+            "Udp.InDatagrams": 4,
             "Udp.RcvbufErrors": 2,
         }
     }
     assert read("/proc/net/netstat", tree.root) == {
         "": {"TcpExt.ListenDrops": 9, "TcpExt.ListenOverflows": 3}
     }
-    assert read("/proc/net/sockstat", tree.root) == {"": {"tw": 17}}
-    assert read("/proc/net/softnet_stat", tree.root) == {"3": {"dropped": 1, "squeezed": 2}}
+    assert read("/proc/net/sockstat", tree.root) == {
+        "": {"TCP.tw": 17, "TCP.orphan": 0, "TCP.mem": 4, "UDP.mem": 0, "FRAG.memory": 0}
+    }
+    softnet = {
+        "processed": 10,
+        "dropped": 1,
+        "squeezed": 2,
+        "received_rps": 0,
+        "flow_limited": 0,
+        "backlog": 0,
+    }
+    assert read("/proc/net/softnet_stat", tree.root) == {"cpu3": softnet}
     assert read("/proc/schedstat", tree.root) == {"cpu0": {"wait_ns": 2_000_000_000}}
+    assert read("/proc/net/snmp6", tree.root) == {"": {"Udp6InDatagrams": 7, "Udp6RcvbufErrors": 3}}
+    assert read("/proc/net/sockstat6", tree.root) == {"": {"FRAG6.memory": 4096}}
+    assert read("/proc/net/stat/arp_cache", tree.root) == {"": {"entries": 10, "table_fulls": 32}}
+    assert read("/proc/sys/net/ipv4/tcp_mem", tree.root) == {"": {"0": 100, "1": 200, "2": 400}}
+    assert read("/proc/loadavg", tree.root) == {"": {"tasks": 250}}
+    assert read("/proc/softirqs", tree.root) == {
+        "cpu0": {"NET_RX": 30, "TASKLET": 6},
+        "cpu2": {"NET_RX": 40, "TASKLET": 8},
+    }
+    assert read("/proc/interrupts", tree.root) == {"24": {"count": 15}}
+
+
+def test_cpus_one_by_one_only_if_asked_for(tree: Tree) -> None:
+    assert set(read("/proc/stat", tree.root) or ()) == {""}
+    rows = read("/proc/stat", tree.root, "cpu0")
+    assert rows and rows["cpu0"]["idle"] == 800 and "ctxt" not in rows["cpu0"]
+
+
+def test_what_has_no_hardware_stands_aside(tree: Tree) -> None:
+    nics = read("/proc/net/dev", tree.root)
+    assert nics == {
+        "eth0": {
+            "rx_bytes": 100,
+            "rx_packets": 10,
+            "rx_errs": 1,
+            "rx_drop": 2,
+            "rx_fifo": 3,
+            "tx_bytes": 200,
+            "tx_packets": 20,
+            "tx_errs": 4,
+            "tx_drop": 5,
+            "speed": 125_000_000.0,
+        }
+    }
+    nics = read("/proc/net/dev", tree.root, "*")
+    assert nics and set(nics) == {"lo", "eth0", "veth1"}
+    assert nics["lo"]["aside"] == nics["veth1"]["aside"] == 1 and "aside" not in nics["eth0"]
+    assert "speed" not in nics["lo"]
+    disks = read("/proc/diskstats", tree.root, "dm-*")
+    assert disks and set(disks) == {"sda", "sdb", "dm-0"}
+    assert disks["dm-0"]["aside"] == 1
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name not in PARSERS])
+def test_what_has_no_format_of_its_own_is_a_few_numbers(name: str) -> None:
+    path = Path(name)
+    if not path.exists():
+        pytest.skip(f"no {name} here")
+    assert [int(word) for word in path.read_text().split()]
 
 
 def test_only_whole_disks_count(tree: Tree) -> None:
@@ -89,12 +161,18 @@ def test_only_whole_disks_count(tree: Tree) -> None:
         "write_ms": 50,
         "inflight": 2,
         "busy_ms": 100,
+        "reads_merged": 0,
+        "writes_merged": 0,
+        "weighted_ms": 70,
+        "discards": 0,
+        "flushes": 0,
+        "flush_ms": 0,
     }
 
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_missing_file_is_absent_with_a_reason(name: str, tmp_path: Path) -> None:
-    source = open_source(name, fields(name), tmp_path, None)
+    source = opened(name, tmp_path)
     assert source.read(0.0) is None
     assert source.why.startswith(str(tmp_path / name.lstrip("/")))
     assert "No such file" in source.why
@@ -104,7 +182,7 @@ def test_a_missing_file_is_looked_for_again_at_a_slow_pace(tree: Tree) -> None:
     name = "/proc/schedstat"
     text = (tree.root / "proc/schedstat").read_text()
     (tree.root / "proc/schedstat").unlink()
-    source = open_source(name, fields(name), tree.root, None)
+    source = opened(name, tree.root)
     assert source.read(0.0) is None
     tree.write("proc/schedstat", text)
     assert source.read(RETRY_S - 0.1) is None
@@ -113,7 +191,7 @@ def test_a_missing_file_is_looked_for_again_at_a_slow_pace(tree: Tree) -> None:
     source.close()
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", [*PARSERS, "/proc/sys/net/ipv4/tcp_mem"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(max_size=300), keep=st.integers(0, 400))
 def test_garbage_never_raises(name: str, tree: Tree, garbage: bytes, keep: int) -> None:
@@ -166,7 +244,7 @@ def test_a_long_file_is_read_whole(tree: Tree) -> None:
 
 def test_descriptors_stay_open_and_are_given_back(tree: Tree) -> None:
     before = os.listdir("/proc/self/fd")  # noqa: PTH208
-    source = open_source("/proc/stat", fields("/proc/stat"), tree.root, None)
+    source = opened("/proc/stat", tree.root)
     assert source.read(0.0)
     during = os.listdir("/proc/self/fd")  # noqa: PTH208
     assert len(during) == len(before) + 1

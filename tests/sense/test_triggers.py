@@ -42,14 +42,17 @@ def test_files_that_are_not_the_kernels_are_left_alone(tree: Tree) -> None:
 def test_cgroups_are_bounded_in_number_and_in_place(tmp_path: Path) -> None:
     _, reasons = open_triggers(tmp_path, [f"c{n}" for n in range(MAX_CGROUPS + 2)])
     assert reasons[:2] == [
-        f"cgroup.c{n}: no trigger, only {MAX_CGROUPS} cgroups get one" for n in (MAX_CGROUPS, MAX_CGROUPS + 1)
+        f"cgroup c{n}: no trigger, only {MAX_CGROUPS} cgroups get one" for n in (MAX_CGROUPS, MAX_CGROUPS + 1)
     ]
-    _, reasons = open_triggers(tmp_path, ["web"], {"cgroup.db.psi.io.full": 0.1})
+    _, reasons = open_triggers(
+        tmp_path, ["web"], {"cgroup.psi.io.full@db": 0.1, "cgroup.psi.io.some@x/*": 0.1}
+    )
     assert [why.split(":")[0] for why in reasons if "cgroup2" in why] == [
-        *(f"cgroup.web.psi.{what}.some" for what in ("cpu", "memory", "io")),
-        *(f"cgroup.db.psi.{what}.some" for what in ("cpu", "memory", "io")),
-        "cgroup.db.psi.io.full",
+        *(f"cgroup.psi.{what}.some@web" for what in ("cpu", "memory", "io")),
+        *(f"cgroup.psi.{what}.some@db" for what in ("cpu", "memory", "io")),
+        "cgroup.psi.io.full@db",
     ]
+    assert reasons[0] == "cgroup x/*: no trigger, the cgroups that a glob means come and go"
     _, reasons = open_triggers(Path("/"), ["../../proc"])
     assert [why for why in reasons if "not a pressure metric" in why]
 
@@ -105,7 +108,7 @@ def test_a_rules_own_level_is_armed_a_little_above_it() -> None:
 def test_the_trigger_of_a_cgroup_says_when_it_is_gone(own_cgroup: Callable[[], Path]) -> None:
     group = own_cgroup()
     triggers, reasons = open_triggers(Path("/"), [f"/{group.name}/"])
-    mine = [trigger for trigger in triggers if trigger.name.startswith(f"cgroup.{group.name}.")]
+    mine = [trigger for trigger in triggers if trigger.name.endswith(f"@{group.name}")]
     try:
         if len(mine) != 3:
             pytest.skip("; ".join(reasons))

@@ -84,6 +84,21 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             ),
         ],
     ),
+    "record": (
+        "record what this host does as a trace, to try policies on",
+        [
+            arg("file", metavar="FILE", help="JSON lines; compressed if it ends in .gz"),
+            arg("--for", dest="for_s", metavar="TIME", default="60s", help="this long (default 60s)"),
+            arg("--interval", metavar="TIME", default="1s", help="between two observations (default 1s)"),
+            arg(
+                "--metrics",
+                action="append",
+                metavar="GLOB",
+                help="only these, NAME or NAME@INSTANCE, several with commas between (default: '*')",
+            ),
+            arg("--note", metavar="TEXT", help="what goes on meanwhile; it is kept in the trace"),
+        ],
+    ),
     "doctor": ("what this host offers, who else tunes it, and what to do about it", []),
 }
 

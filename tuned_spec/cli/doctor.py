@@ -157,12 +157,13 @@ def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _metrics(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    sense = Sense(args.root)
+    names = [name if metric.alone else f"{name}@**" for name, metric in METRICS.items()]
+    sense = Sense(args.root, wanted=frozenset(names))
     try:
         absent = sense.absent()
     finally:
         sense.close()
-    here = sorted(name for name in METRICS if name not in absent)
+    here = sorted(name for name in names if name not in absent)
     families: dict[str, list[str]] = {}
     for name in here:
         families.setdefault(name.partition(".")[0], []).append(name.partition(".")[2])

@@ -22,10 +22,11 @@ def demand_known(names: list[str]) -> None:
     try:
         from tuned_spec.cli.catalogue import unknown
         from tuned_spec.knobs.catalogue import load
+        from tuned_spec.model import entry_of
 
         known = load()
     except (CatalogueError, ImportError):
         return
     for name in names:
-        if name not in known:
+        if entry_of(name) not in known:
             raise UsageError(unknown(name, known))

@@ -6,7 +6,7 @@ kernel or a disk refuses can end the daemon. Decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -141,6 +141,14 @@ class Hands:
             return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error)),)
         failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
         return (JournalChanged(self.clock(), False, str(error)), failed)
+
+    def join(self, among: Collection[int] | None = None) -> tuple[Event, ...]:
+        """Tasks of these processes (None: of all) get what the selectors that mean them are set to."""
+        try:
+            self.ledger.join(among)
+        except JournalError as error:
+            return (JournalChanged(self.clock(), False, str(error)),)
+        return ()
 
     def hold(self, command: Hold) -> tuple[Event, ...]:
         try:

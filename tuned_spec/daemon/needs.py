@@ -1,11 +1,13 @@
-"""What a policy needs of the senses: which metrics are read, and where pressure triggers are armed.
+"""What a policy needs: which metrics are read, where pressure triggers are armed, what the lookout hears.
 
 Pure: knows rules, not files.
 """
 
 from __future__ import annotations
 
-from tuned_spec.model import Condition, Policy
+from collections.abc import Mapping
+
+from tuned_spec.model import Condition, Knob, Policy, entry_of
 from tuned_spec.speculate import signature
 from tuned_spec.speculate.climb import as_rule
 from tuned_spec.speculate.rules import metrics as metrics_of
@@ -24,8 +26,19 @@ def pressure_levels(policy: Policy) -> dict[str, float]:
         for first in rule.when:
             condition: Condition | None = first
             while condition is not None:
-                if "psi." in condition.metric and "avg10" not in condition.metric and condition.op == ">":
+                metric = condition.metric.partition("@")[0]  # an instance may be called anything
+                if "psi." in metric and "avg10" not in metric and condition.op == ">":
                     before = levels.get(condition.metric, condition.level)
                     levels[condition.metric] = min(before, condition.level)
                 condition = condition.fallback
     return levels
+
+
+# what there is one knob of each of -> the lookout's ear for their coming and going
+EARS = {"task": "tasks"}
+
+
+def ears(policy: Policy, catalogue: Mapping[str, Knob]) -> tuple[str, ...]:
+    """What the lookout must hear for this policy's knobs; none: it need not run."""
+    knobs = {entry_of(action.knob) for rule in policy.rules for action in rule.do}
+    return tuple(sorted({EARS[per] for knob in knobs if (per := catalogue[knob].per) in EARS}))

@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -27,7 +27,8 @@ from tuned_spec.daemon.actor_link import ActorLink
 from tuned_spec.daemon.control import Client, ControlSocket, Request
 from tuned_spec.daemon.hands import Hands
 from tuned_spec.daemon.log import Log
-from tuned_spec.daemon.needs import pressure_levels, wanted_metrics
+from tuned_spec.daemon.lookout_link import LookoutLink
+from tuned_spec.daemon.needs import ears, pressure_levels, wanted_metrics
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
 from tuned_spec.engine.events import (
@@ -159,7 +160,8 @@ class Daemon:
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
         rules = self.plan()
-        self.next_plan = self.started + PLAN_S if any(map(is_template, policy.rules)) else math.inf
+        comes_and_goes = any(map(is_template, policy.rules)) or ears(policy, hands.catalogue)
+        self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
@@ -169,6 +171,7 @@ class Daemon:
                 self.log.say("its owner cannot write to the metric socket", metric=owner.name, do=what)
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
+        self.lookout = LookoutLink(ears(policy, hands.catalogue))
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
@@ -226,6 +229,7 @@ class Daemon:
         while not self.stop_why:
             t = clock()
             self.keep_actor(t)
+            self.keep_lookout(t)
             if t >= self.next_tick:
                 self.tick(t)
             elif t >= self.next_glance:
@@ -254,6 +258,8 @@ class Daemon:
         due = [self.next_tick, self.next_glance, engine.next_wake(self.state), t + LONGEST_WAIT_S]
         if self.needs_actor:
             due.append(self.actor.start_at)
+        if self.needs_lookout:
+            due.append(self.lookout.start_at)
         if self.options.for_s is not None:
             due.append(self.started + self.options.for_s)
         wait = max(0.0, min(x for x in due if x is not None) - clock())
@@ -277,6 +283,9 @@ class Daemon:
         elif not self.state.journal_ok:
             for recovered in self.hands.try_journal():
                 self.dispatch(recovered)
+        if self.needs_lookout and t >= self.lookout.scan_at:
+            self.lookout.scanned(t)
+            self.join(None)
         if t >= self.next_plan:
             self.next_plan = t + PLAN_S
             if (rules := self.plan()) != self.state.setup.rules:
@@ -312,7 +321,34 @@ class Daemon:
             else:
                 self.dispatch(ActorChanged(clock(), False, f"actor given up: {trouble}"))
 
+    @property
+    def needs_lookout(self) -> bool:
+        return self.state.mode is not Mode.OBSERVE and bool(self.lookout.hear)
+
+    def keep_lookout(self, t: float) -> None:
+        if self.needs_lookout and self.lookout.start_at is not None and t >= self.lookout.start_at:
+            self.lookout.start(t)
+            if self.lookout.sock is not None:
+                self.on(self.lookout.sock.fileno(), select.EPOLLIN, self.hear_lookout)
+
     # --------------------------------------------------------------------- what comes in
+
+    def hear_lookout(self, _mask: int) -> None:
+        fd = self.lookout.sock.fileno() if self.lookout.sock else -1
+        told, trouble = self.lookout.receive(clock())
+        if started := {pid for tasks in told for pid in tasks.exec}:
+            self.join(started)
+        if trouble:
+            self.off(fd)
+            self.lookout.give_up(clock())
+            why = "; ".join(self.lookout.deaf.values()) or trouble
+            self.log.say("no news of tasks, looking for them now and then", reason=why)
+
+    def join(self, among: Collection[int] | None) -> None:
+        """What came to those who are changed is changed too, unless nothing may be written."""
+        if not self.state.paused and not self.state.stopping and self.state.journal_ok:
+            for event in self.hands.join(among):
+                self.dispatch(event)
 
     def read_gauges(self, _mask: int) -> None:
         t = clock()
@@ -446,6 +482,7 @@ class Daemon:
             "inert": [{"rule": rule, "reason": reason} for rule, reason in self.inert],
             "rejected_samples": self.gauges.rejected,
             "writer_watch": self.hands.watch.why or "fanotify",
+            "task_watch": (self.lookout.why or "netlink") if self.needs_lookout else "not needed",
             "journal_ok": self.state.journal_ok,
             "tick_s": self.tick_s,
         }
@@ -536,8 +573,9 @@ class Daemon:
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        if self.actor.sock is not None:
-            self.actor.give_up(clock())
+        for child in (self.actor, self.lookout):
+            if child.sock is not None:
+                child.give_up(clock())
         self.control.close()
         self.gauges.close()
         for trigger in self.triggers:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import msgspec
 
 from ..errors import KnobAbsent, KnobError, KnobRefused
 from ..model import Frozen, Knob, KnobType, Receipt, Value
-from . import blocks, caps, cgroups, cpus, namespaces, reach, text
+from . import blocks, caps, cgroups, cpus, links, namespaces, reach, tasks, text
 from .facts import host_facts
 
 
@@ -37,20 +38,28 @@ def _no_facts(root: Path, knob: Knob) -> caps.Facts:
     return {}
 
 
-def _itself(root: Path, knob: Knob) -> tuple[Knob, ...]:
+def _itself(
+    root: Path, knob: Knob, among: Collection[int] | None = None, known: Container[int] = ()
+) -> tuple[Knob, ...]:
     return (knob,)
+
+
+def _as_it_is(root: Path, knob: Knob) -> Knob:
+    return knob
 
 
 class Kind(NamedTuple):
     """What differs. `address` raises KnobRefused for a target that leads elsewhere; `instances` are the
     names that an entry has here now, sorted; `members` are the concrete knobs that one stands for;
-    `facts` are those of one instance that its cap asks for."""
+    `facts` are those of one instance that its cap asks for; `within` cuts the range down to what the device
+    itself says that it takes."""
 
     address: Callable[[Path, Knob], str]
     instances: Callable[[Path, Knob], tuple[str, ...]] = _no_instances
     identity: Callable[[Path, Knob], str] = namespaces.identity
-    members: Callable[[Path, Knob], tuple[Knob, ...]] = _itself
+    members: Callable[[Path, Knob, Collection[int] | None, Container[int]], tuple[Knob, ...]] = _itself
     facts: Callable[[Path, Knob], caps.Facts] = _no_facts
+    within: Callable[[Path, Knob], Knob] = _as_it_is
 
 
 def is_inside(target: str) -> bool:
@@ -101,6 +110,11 @@ KINDS: dict[str, Kind] = {
     "irq": Kind(below("proc"), cpus.irqs, cpus.irq_identity),
     "queue": Kind(below("sys/class/net", between="queues"), cpus.queues, cpus.nic_identity),
     "held": Kind(below("dev", "held"), identity=cpus.holder),
+    **{
+        name: Kind(links.address, links.instances, links.identity, within=links.within)
+        for name in ("link", "qdisc", "ethtool")
+    },
+    "task": Kind(tasks.address, identity=tasks.identity, members=tasks.members),
 }
 
 
@@ -116,7 +130,7 @@ def offering(knob: Knob, adapter: Adapter) -> Knob:
     A word that is not on offer is either EINVAL or, worse, loads a module that stays loaded
     (tcp_congestion_control): such a change has no way back.
     """
-    offered = adapter.offered(knob)
+    knob, offered = adapter.within(knob), adapter.offered(knob)
     if offered != knob.choices:
         return msgspec.structs.replace(knob, choices=offered)
     return caps.capped(knob, adapter.facts(knob)) if knob.cap else knob
@@ -143,9 +157,16 @@ class Adapter:
         """The names of which this host has such a knob now."""
         return self._kind.instances(self._root, entry)
 
-    def members(self, knob: Knob) -> tuple[Knob, ...]:
-        """The knobs that are written when this one is: itself, but for a selector of tasks."""
-        return self._kind.members(self._root, knob)
+    def within(self, knob: Knob) -> Knob:
+        """The knob with the range that this very device takes."""
+        return self._kind.within(self._root, knob)
+
+    def members(
+        self, knob: Knob, among: Collection[int] | None = None, known: Container[int] = ()
+    ) -> tuple[Knob, ...]:
+        """The knobs that are written when this one is: itself, but for a selector of tasks, which stands for
+        those there are now (of `among` these processes, but for `known` TIDs). KnobRefused: no selector."""
+        return self._kind.members(self._root, knob, among, known)
 
     def identity(self, knob: Knob) -> str:
         """Which very thing it is a knob of: "" for the host, or as `reach.gone` takes it."""
@@ -154,27 +175,60 @@ class Adapter:
     def probe(self, knob: Knob) -> Availability:
         """Whether the knob is here, readable and writable. Writes nothing."""
         try:
-            self.read_text(knob)
+            members = self.members(knob)
+            self._text_of(knob, members)
         except KnobAbsent as error:
             return Availability(present=False, writable=False, why=_said(error))
         except KnobError as error:
             # Without an errno it was not the kernel that refused: the target is not even looked at.
             return Availability(present=error.code != 0, writable=False, why=_said(error))
         try:
-            reach.usable(self.address(knob))
+            for one in members:
+                reach.usable(self.address(one))
         except OSError as error:
             return Availability(present=True, writable=False, why=_said(self._error(knob, "write", error)))
         return Availability(present=True, writable=True)
 
     def read_text(self, knob: Knob) -> str:
-        """The text as the kernel shows it, stripped. KnobAbsent, or KnobRefused with the errno."""
-        return self._read(knob, self.address(knob))
+        """The text as the kernel shows it, stripped; of a selector what most of its members show.
+
+        KnobAbsent, or KnobRefused with the errno.
+        """
+        return self._text_of(knob, self.members(knob))
+
+    def _text_of(self, knob: Knob, members: tuple[Knob, ...]) -> str:
+        if members == (knob,):
+            return self._read(knob, self.address(knob))
+        texts: list[str] = []
+        why: KnobError = KnobAbsent(knob.id, "read", f"no task matches {knob.instance} now")
+        for one in members:
+            try:
+                texts.append(self._read(one, self.address(one)))
+            except KnobError as error:
+                why = error  # it has ended, or has no such thing
+        if not texts:
+            raise why
+        return self.prevailing(knob, texts)
+
+    def prevailing(self, knob: Knob, texts: Iterable[str]) -> str:
+        """The most frequent text; of several the one of the lowest value."""
+
+        def rank(counted: tuple[str, int]) -> tuple[int, bool, Value]:
+            try:
+                return -counted[1], False, self.parse(knob, counted[0])
+            except ValueError:
+                return -counted[1], True, counted[0]
+
+        return min(Counter(texts).items(), key=rank)[0]
 
     def _read(self, knob: Knob, address: str) -> str:
         try:
-            return reach.read(address)
+            shown = reach.read(address)
         except OSError as error:
             raise self._error(knob, "read", error) from error
+        if not shown and knob.type not in _EMPTY:  # kernel.sched_energy_aware, where no CPU is slower
+            raise KnobAbsent(knob.id, "read", f"{address} shows nothing", hint="it has no use on this host")
+        return shown
 
     def offered(self, knob: Knob) -> tuple[str, ...]:
         """The choices that this host offers: of `choices_from`, of a bracketed text, or the catalogue's.
@@ -239,6 +293,8 @@ class Adapter:
                     hint = f"{directory} is missing"
                 elif directory.name == "debug" and _is_empty(directory):
                     hint = f"debugfs is not mounted: mount -t debugfs debugfs {directory}"
+            if error.strerror not in (None, os.strerror(code)):
+                hint = error.strerror  # reach says why
             return KnobAbsent(knob.id, op, f"{address} is not there", code, hint)
         what = f"{address}: {error.strerror or os.strerror(code)}"
         return KnobRefused(knob.id, op, what, code, _FILE_HINTS.get(code, ""))

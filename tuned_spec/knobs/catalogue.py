@@ -21,6 +21,8 @@ from . import caps
 from .adapters import KINDS, is_inside
 
 SHIPPED = Path(__file__).parent / "catalogue"
+TRIED = Path(__file__).parent / "tried.yaml"  # kernel -> entries; written by the round trip
+_NOT_WRITTEN = {"id", "instance", "tried"}  # the key, the host's, the list's
 SCOPES = ("host", "netns")
 
 # The C parser takes a fifth of the time; PyYAML may be built without it.
@@ -43,10 +45,11 @@ class _Entry(msgspec.Struct):
         return Problem(self.file, line, f"{self.knob.id}.{key}" if key else self.knob.id, what, hint)
 
 
-def load(directory: Path | None = None) -> dict[str, Knob]:
+def load(directory: Path | None = None, tried: Path = TRIED) -> dict[str, Knob]:
     """Every knob by its id, from all *.yaml of `directory` (default: the shipped ones).
 
-    CatalogueError lists every problem as `file:line: id.key: what; what to do`.
+    `tried` lists the entries that were tried on each kernel. CatalogueError lists every problem as
+    `file:line: id.key: what; what to do`.
     """
     directory = directory or SHIPPED
     problems: list[Problem] = []
@@ -71,7 +74,29 @@ def load(directory: Path | None = None) -> dict[str, Knob]:
     if problems:
         problems.sort(key=lambda problem: (problem.file, problem.line))
         raise CatalogueError("\n".join(str(problem) for problem in problems))
-    return {id: entry.knob for id, entry in entries.items()}
+    kernels = kernels_of(tried)
+    return {
+        id: msgspec.structs.replace(entry.knob, tried=kernels.get(id, ())) for id, entry in entries.items()
+    }
+
+
+def kernels_of(tried: Path = TRIED) -> dict[str, tuple[str, ...]]:
+    """Entry -> the kernels (`6.12`) on which it was written, read back and put back, oldest first.
+
+    CatalogueError for a file that is not such a list; {} if there is none.
+    """
+    if not tried.exists():
+        return {}
+    try:
+        lists = msgspec.convert(yaml.load(tried.read_text(), _Loader) or {}, dict[str, list[str]])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as error:
+        again = "write it anew: python -m workloads.round_trip --record"
+        raise CatalogueError(f"{tried}: {str(error).splitlines()[0]}; {again}") from error
+    kernels: dict[str, tuple[str, ...]] = {}
+    for kernel, ids in lists.items():
+        for id in ids:
+            kernels[id] = (*kernels.get(id, ()), kernel)
+    return kernels
 
 
 # ------------------------------------------------------------------------ YAML -> entries
@@ -122,8 +147,12 @@ def _entry(file: str, key: Any, node: Any, loader: Any, problems: list[Problem])
             wrong(field, f"is given twice, here and at line {field_key.start_mark.line + 1}", "remove one")
             continue
         lines[field] = field_key.start_mark.line + 1
-        if field not in _FIELDS or field == "id":
-            wrong(field, "is not a field of a knob", f"fields are {', '.join(sorted(set(_FIELDS) - {'id'}))}")
+        if field not in _FIELDS or field in _NOT_WRITTEN:
+            wrong(
+                field,
+                "is not a field of a knob",
+                f"fields are {', '.join(sorted(set(_FIELDS) - _NOT_WRITTEN))}",
+            )
             continue
         try:
             values[field] = msgspec.convert(

@@ -20,7 +20,8 @@ def parse(knob: Knob, text: str) -> Value:
     Ranges and choices are not asked: the live value of a newer kernel may lie outside the
     catalogue and must still be read, and put back.
     """
-    text = text.partition("(")[0]  # remarks of reach.unit
+    if knob.type is not KnobType.CHOICE:  # of which the chosen word may stand in round brackets
+        text = text.partition("(")[0]  # remarks of reach.unit
     words = text.split()
     match knob.type:
         case KnobType.INT:

@@ -87,6 +87,7 @@ class Journal:
             self._db = repair.connect(os.fspath(self.path))
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA wal_autocheckpoint = 100")
+            repair.renew(self._db, loaded.rows)
             self._db.execute(repair.SCHEMA)
             self._file = self._inode()
             if self.rows:
@@ -106,6 +107,23 @@ class Journal:
         if before is None:
             self._ids += 1
         return row._replace(id=self._ids if before is None else before.id, boot_id=self.boot_id)
+
+    def forget(self) -> None:
+        """Drop the rows of tasks that are done with: there is no end of them. None that the disk missed."""
+        late = self._late | self._index_late
+        over = [
+            row
+            for row in self.rows.values()
+            if row.is_task and row.status not in repair.ACTIVE and row.knob not in late
+        ]
+        if not over:
+            return
+        try:
+            self._db.execute(f"DELETE FROM undo WHERE id IN ({', '.join(str(row.id) for row in over)})")
+        except sqlite3.Error:
+            return  # next time
+        for row in over:
+            del self.rows[row.knob]
 
     def intend(self, rows: Sequence[Row], writes: Sequence[tuple[str, str]]) -> tuple[Receipt, ...]:
         """Record `rows` with their pending texts; the receipts for `writes` (knob, text), in order.

@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from tuned_spec.errors import JournalError, KnobAbsent, KnobError, KnobInDoubt, KnobRefused
-from tuned_spec.knobs import reach
+from tuned_spec.knobs import reach, tasks
 from tuned_spec.knobs.adapters import Adapter
+from tuned_spec.knobs.instances import concrete
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
@@ -33,7 +36,30 @@ from tuned_spec.model import (
     Value,
     Write,
     Writes,
+    entry_of,
 )
+
+ROUNDS = 3  # of looking for tasks that were forked while others were written
+
+
+class Scope(NamedTuple):
+    """A selector that is not as it was found, whether or not it means a task just now."""
+
+    original: Value  # what it showed at first: stands for each task's own
+    value: Value  # what it was last set to
+    trial: str
+    rule: str
+    held: str = ""  # its on_stop, once confirmed
+
+
+class Plan(NamedTuple):
+    """Writes, and what they come to: a selector's becomes one to each of its tasks."""
+
+    asked: Writes
+    writes: Writes
+    selector_of: Mapping[str, str]  # task's knob -> the selector
+    heirs: Mapping[str, Row]  # task's knob -> a row as that of the task it has inherited from
+    seen: Collection[str]  # tasks that were there when this was made
 
 
 class Applied(Frozen, frozen=True):
@@ -55,6 +81,8 @@ class Change:
     def __init__(
         self,
         trial: str,
+        rule: str,
+        plan: Plan,
         writes: Writes,
         start: float,
         rows: list[Row],
@@ -62,7 +90,7 @@ class Change:
         was: Mapping[str, Row | None],
         receipts: Collection[Receipt],
     ) -> None:
-        self.trial, self.writes, self.start = trial, writes, start
+        self.trial, self.rule, self.plan, self.writes, self.start = trial, rule, plan, writes, start
         self.rows = rows  # of all knobs in it, with every text that they may show
         self.texts, self.was = texts, was  # what they showed, and their rows, before it
         self.receipts = receipts
@@ -88,9 +116,11 @@ class Ledger:
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = Couplings(catalogue)
         self._places: dict[str, tuple[str, int]] = {}
-        self._under_way: set[str] = (
-            set()
-        )  # groups that a change in another thread has: nobody else writes them
+        self._scopes: dict[str, Scope] = {}
+        # Of the tasks in the journal: the catalogue would keep them for ever.
+        self._members: dict[str, Knob] = {}
+        # Groups that a change in another thread has: nobody else writes them.
+        self._under_way: set[str] = set()
 
     # ------------------------------------------------------------------------------- reading
 
@@ -109,6 +139,8 @@ class Ledger:
 
     def original(self, knob: str) -> Value | None:
         """The value before our first write, if the knob is managed now."""
+        if knob in self._scopes:
+            return self._scopes[knob].original
         row = self._journal.rows.get(knob)
         if row is None or row.status not in repair.ACTIVE:
             return None
@@ -120,9 +152,10 @@ class Ledger:
         "absent"; "read_only"; "irreversible": a one-way switch, a partner that cannot be read, or a
         pair that zero each other and are both 0 (then no write leads back).
         """
-        entry = self._catalogue.get(knob)
-        if entry is None:
-            return Refusal("absent", knob, "is not in the catalogue")
+        try:
+            entry = self._knob(knob)
+        except KnobAbsent as e:
+            return Refusal("absent", knob, e.what)
         available = self._adapters[entry.adapter].probe(entry)
         if not available.present:
             return Refusal("absent", knob, available.why)
@@ -153,6 +186,10 @@ class Ledger:
         On a refused write all knobs of this call are put back to what they were before it, then the
         KnobRefused is raised. KnobRefused also before any write: no way back (see `reversible`), the knob
         is another open trial's, or somebody else's value is on it. JournalError: nothing was written.
+
+        A selector is written task by task: those that it means now, and those of ours that it meant before or
+        that have inherited from them. Its value at first means to each task its own original. A task that
+        ends, or is somebody else's, or cannot be read, is left out; with none left the selector is absent.
         """
         change = self.begin(trial, rule, writes)
         self.carry_out(change)
@@ -163,9 +200,42 @@ class Ledger:
 
         With `aside` the caller carries it out in another thread: its knobs are in doubt until `finish`.
         """
+        self._tidy()
+        for write in writes:
+            new = self._is_selector(write.knob) and write.knob not in self._scopes
+            if new and (refusal := self.reversible(write.knob)):
+                raise _refused(refusal)
+        return self._begin(trial, rule, self._plan(writes), aside)
+
+    def join(self, among: Collection[int] | None = None) -> None:
+        """Give the tasks of these processes (None: of all) what the selectors that mean them are set to now.
+
+        JournalError: they keep their own value. A task that refuses does too.
+        """
+        self._tidy()
+        for knob, scope in self._scopes.items():
+            if scope.value == scope.original:
+                continue
+            late = self._plan((Write(knob, scope.value),), late=True, among=among)
+            if late.writes:
+                try:
+                    self._late(scope.trial, scope.rule, late)
+                except KnobError:
+                    continue
+                if scope.held:
+                    self.hold(scope.trial, scope.held)
+
+    def _late(self, trial: str, rule: str, plan: Plan) -> Mapping[str, str]:
+        """A change of tasks that have come since; what they showed before."""
+        change = self._begin(trial, rule, plan)
+        self.carry_out(change)
+        self._settle(change)
+        return change.texts
+
+    def _begin(self, trial: str, rule: str, plan: Plan, aside: bool = False) -> Change:
         start = self._clock()
-        writes = self._written(writes)
-        rows, texts = self._before(trial, rule, writes)
+        rows, texts = self._before(trial, rule, plan)
+        writes = tuple(w for w in plan.writes if w.knob in texts)
         asked = [(w.knob, self._text(w.knob, w.value)) for w in writes]
         pending = self._pending(writes)
         intent = [row._replace(pending=_joined(pending.get(row.knob, []))) for row in rows]
@@ -176,22 +246,55 @@ class Ledger:
         self._checkpoint("apply:after_intent")
         if aside:
             self._under_way.update(row.group for row in intent)
-        return Change(trial, writes, start, intent, texts, was, receipts)
+        return Change(trial, rule, plan, writes, start, intent, texts, was, receipts)
 
     def carry_out(self, change: Change) -> None:
         """The writes, and what they leave; refused ones are taken back. It touches no journal, and never
         raises for a knob: `finish` does, in the thread that has the journal."""
         try:
-            self._prove([row for row in change.rows if change.was[row.knob] is None])
+            new = [row for row in change.rows if change.was[row.knob] is None]
+            self._prove([row for row in new if row.original == change.texts[row.knob]])
             self._write(change.receipts)
             self._checkpoint("apply:after_write")
-            change.settled = [row._replace(ours=repair.read(row), pending="") for row in change.rows]
+            change.settled = [_read_back(row) for row in change.rows]
             self._checkpoint("apply:after_read_back")
         except (KnobError, OSError) as e:
             self._take_back(change, e)
 
     def finish(self, change: Change) -> Applied:
         """What `apply` returns, or raises once there was a write."""
+        self._settle(change)
+        plan, texts = change.plan, dict(change.texts)
+        try:
+            before, after = self._seen(plan, texts)
+        except KnobAbsent:
+            self.restore([w.knob for w in plan.asked])  # the rest of the change is for nothing
+            raise
+        selectors = set(plan.selector_of.values())
+        for write in plan.asked:
+            if write.knob in selectors:
+                scope = self._scopes.get(write.knob)
+                original = scope.original if scope else self._parsed(before[write.knob], write.knob)
+                self._scopes[write.knob] = Scope(original, write.value, change.trial, change.rule)
+        for _ in range(ROUNDS if selectors else 0):  # what was forked while we looked and wrote
+            late = self._plan(plan.asked, texts, late=True)
+            if not late.writes:
+                break
+            try:
+                texts |= self._late(change.trial, change.rule, late)
+            except (KnobError, JournalError):
+                break  # these keep what they have: the restore looks for heirs once more
+        asked = {w.knob: w.value for w in (*plan.writes, *plan.asked)}
+        return Applied(
+            trial=change.trial,
+            before=self._arm(before),
+            after=tuple(Write(knob, value) for knob, value in after.items()),
+            rounded=tuple(knob for knob, value in after.items() if value != asked[knob]),
+            seconds=self._clock() - change.start,
+        )
+
+    def _settle(self, change: Change) -> None:
+        """Record what came of it; raises what was refused."""
         self._under_way.difference_update(row.group for row in change.rows)
         if change.error is None:
             try:
@@ -214,15 +317,22 @@ class Ledger:
                 ) from error
             raise error
         self._checkpoint("apply:settled")
-        ours = {row.knob: row.ours for row in change.settled}
-        after = tuple(Write(w.knob, self._parsed(ours[w.knob], w.knob)) for w in change.writes)
-        return Applied(
-            trial=change.trial,
-            before=self._arm(change.texts),
-            after=after,
-            rounded=tuple(a.knob for a, w in zip(after, change.writes, strict=True) if a.value != w.value),
-            seconds=self._clock() - change.start,
-        )
+
+    def _seen(self, plan: Plan, texts: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Value]]:
+        """What was seen before and after; of a selector, by most of its tasks. KnobAbsent: none lives."""
+        before = {knob: text for knob, text in texts.items() if knob not in plan.selector_of}
+        after: dict[str, Value] = {}
+        for write in plan.writes:
+            if write.knob not in plan.selector_of:
+                after[write.knob] = self._parsed(self._journal.rows[write.knob].ours, write.knob)
+        for selector in dict.fromkeys(plan.selector_of.values()):
+            rows = [self._journal.rows[k] for k in texts if plan.selector_of.get(k) == selector]
+            living = [row.ours for row in rows if row.status in repair.ACTIVE]
+            if not living:
+                raise KnobAbsent(selector, "write", "all its tasks have ended", hint="nothing is changed")
+            before[selector] = self._prevailing(selector, [texts[row.knob] for row in rows])
+            after[selector] = self._parsed(self._prevailing(selector, living), selector)
+        return before, after
 
     def hold(self, trial: str, on_stop: str = "back") -> None:
         """The trial is confirmed. `on_stop`: "back" or "keep". JournalError: it stays provisional."""
@@ -234,6 +344,9 @@ class Ledger:
         self._checkpoint("hold:before")
         if held:
             self._journal.intend(held, ())
+        for knob, scope in self._scopes.items():
+            if scope.trial == trial:
+                self._scopes[knob] = scope._replace(held=on_stop)
         self._checkpoint("hold:after")
 
     def restore(self, knobs: Collection[str] | None = None) -> tuple[Outcome, ...]:
@@ -241,10 +354,19 @@ class Ledger:
 
         Never raises for a knob or for the journal: each Outcome says what came of it.
         """
-        groups = None if knobs is None else {row.group for row in self.rows() if row.knob in knobs}
+        groups = (
+            None if knobs is None else {row.group for row in self.rows() if row.knob in knobs} | set(knobs)
+        )
         rows = [row for row in self.rows() if groups is None or row.group in groups]
         free = [row for row in rows if row.group not in self._under_way]
         outcomes = repair.restore(free, self._journal.boot_id, self._journal.mark, self._checkpoint)
+        said = {outcome.knob for outcome in outcomes}
+        for knob, scope in tuple(self._scopes.items()):
+            if groups is None or knob in groups:
+                if knob not in said:
+                    why = "all its tasks have ended"
+                    outcomes.append(repair.Outcome(knob, "", str(scope.original), repair.VOID, why))
+                del self._scopes[knob]
         why = "a write to it has not come back: in doubt until then"
         waiting = (
             Outcome(row.knob, "", row.original, "failed", why)
@@ -256,32 +378,41 @@ class Ledger:
     def audit(self) -> tuple[ForeignWrite, ...]:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
+        ended: list[Row] = []
         with reach.together():
             for row in self.rows():
                 if row.status in (RowStatus.OPEN, RowStatus.HELD):
                     try:
                         found = repair.read(row)
                     except OSError:
+                        if row.is_task and reach.gone(row.identity):
+                            ended.append(row._replace(status=RowStatus.VOID.value))
                         continue  # gone or refused: a restore says so
-                    if _is_foreign(row, found):
+                    if not _is_foreign(row, found):
+                        continue
+                    if row.is_task and reach.gone(row.identity):  # its number is another's now
+                        ended.append(row._replace(status=RowStatus.VOID.value))
+                    else:
                         theirs.append((row, found))
-        return self._disown(theirs)
+        if ended:
+            self._journal.mark(ended)
+        return self._disown(theirs) + self._given_up({row.group for row, _ in theirs if row.is_task})
 
     def release(self, knob: str) -> None:
         """Take a foreign knob (and those coupled with it) up again: its value now is the next original."""
         row = self._journal.rows.get(knob)
-        if row is not None:
-            self._journal.mark(
-                r._replace(status=RowStatus.VOID.value)
-                for r in self.rows()
-                if r.group == row.group and r.status == RowStatus.FOREIGN
-            )
+        bond = row.bond if row is not None else knob
+        self._journal.mark(
+            r._replace(status=RowStatus.VOID.value)
+            for r in self.rows()
+            if (r.bond == bond or r.group == knob) and r.status == RowStatus.FOREIGN
+        )
 
     # ------------------------------------------------------------------------------ the parts
 
     def _knob(self, knob: str) -> Knob:
         try:
-            return self._catalogue[knob]
+            return self._members.get(knob) or self._catalogue[knob]
         except KeyError:
             raise KnobAbsent(
                 knob, "probe", "is not in the catalogue", hint="see `tuned-spec knobs`"
@@ -307,7 +438,69 @@ class Ledger:
         row = self._journal.rows.get(knob)
         return row if row is not None and row.status in repair.ACTIVE else None
 
+    def _is_selector(self, knob: str) -> bool:
+        entry = self._catalogue.get(knob)
+        return entry is not None and entry.per == "task" and not tasks.is_member(entry)
+
+    def _prevailing(self, knob: str, texts: Iterable[str]) -> str:
+        entry = self._knob(knob)
+        return self._adapters[entry.adapter].prevailing(entry, texts)
+
+    def _tidy(self) -> None:
+        """Forget what is over of tasks: there is no end of them."""
+        self._journal.forget()
+        self._members = {knob: entry for knob, entry in self._members.items() if knob in self._journal.rows}
+
+    def _tasks(self, selector: str) -> dict[str, Row]:
+        """The rows of a selector's tasks."""
+        return {row.knob: row for row in self.rows() if row.group == selector and row.status in repair.ACTIVE}
+
+    def _plan(
+        self,
+        writes: Writes,
+        worn: Mapping[str, str] = MappingProxyType({}),
+        late: bool = False,
+        among: Collection[int] | None = None,
+    ) -> Plan:
+        """What is to be written: a selector's write becomes one to each of its tasks.
+
+        `late`: only the tasks without a row. `worn`: what tasks of ours showed until just now, for their
+        heirs to be known by. `among`: only tasks of these processes.
+        """
+        plain = tuple(w for w in writes if not self._is_selector(w.knob))
+        meant = [] if late else list(self._written(plain))
+        selector_of: dict[str, str] = {}
+        all_heirs: dict[str, Row] = {}
+        seen: set[str] = set()
+        for write in writes:
+            if not self._is_selector(write.knob):
+                continue
+            entry, rows, scope = self._knob(write.knob), self._tasks(write.knob), self._scopes.get(write.knob)
+            heirs = {row.knob: row for row in repair.heirs(rows.values(), worn, among)}
+            known = {tasks.tid_of(knob) for knob in rows} if late else ()
+            found = {one.id: one for one in self._adapters[entry.adapter].members(entry, among, known)}
+            for knob in heirs.keys() - found.keys():
+                found[knob] = concrete(self._catalogue[entry_of(knob)], knob.partition("@")[2], {})
+            self._members |= found
+            all_heirs |= heirs
+            seen |= found.keys()
+            for knob in dict.fromkeys((*rows, *found)):
+                row = self._managed(knob)
+                if row is not None and (late or row.status == RowStatus.FOREIGN):
+                    continue
+                value = write.value
+                if scope and value == scope.original:
+                    row = row or heirs.get(knob)
+                    if row is None:
+                        continue  # it shows its own already
+                    value = self._parsed(row.original, write.knob)
+                selector_of[knob] = write.knob
+                meant.append(Write(knob, value))
+        return Plan(writes, tuple(meant), selector_of, all_heirs, seen)
+
     def _place(self, knob: str) -> tuple[str, int]:
+        if not self._couplings.of(knob):
+            return knob, 0
         if knob not in self._places:
             self._places[knob] = self._placed(knob)
         return self._places[knob]
@@ -345,34 +538,55 @@ class Ledger:
                 real |= originals
         return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._place(kv[0])[1]))
 
-    def _before(self, trial: str, rule: str, writes: Writes) -> tuple[list[Row], dict[str, str]]:
-        """The rows of the knobs and all their partners, and what each shows now; or KnobRefused."""
+    def _before(self, trial: str, rule: str, plan: Plan) -> tuple[list[Row], dict[str, str]]:
+        """The rows of the knobs and all their partners, and what each shows now; or KnobRefused.
+
+        A selector's task that has ended, is somebody else's or cannot be taken is left out, unless all are.
+        """
         wanted: dict[str, None] = {}
-        for write in writes:
+        for write in plan.writes:
             wanted[write.knob] = None
             wanted.update((p, None) for p, k in self._couplings.of(write.knob).items() if self._is_in(p, k))
         rows: list[Row] = []
         texts: dict[str, str] = {}
+        left_out: KnobError | None = None
         for knob in wanted:
-            row = self._managed(knob)
-            if row is not None and (why := reach.gone(row.identity)):
-                self._journal.mark([row._replace(status=RowStatus.VOID.value)])
-                raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
-            if row is None:
-                row = self._first(knob, trial, rule)
-                texts[knob] = row.original
-            elif row.status == RowStatus.OPEN and row.trial != trial:
+            row = self._managed(knob) if knob in plan.selector_of else None
+            if row is not None and row.status == RowStatus.OPEN and row.trial != trial:
                 raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
-            elif row.status == RowStatus.IN_DOUBT:
-                raise KnobInDoubt(knob, "write", "a write to it has not come back", hint="wait until it has")
-            elif row.status == RowStatus.FOREIGN:
-                raise KnobRefused(
-                    knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
-                )
-            else:
-                texts[knob] = self._ours(row)
-            rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value))
+            try:
+                row, texts[knob] = self._one_before(knob, trial, rule, plan)
+            except KnobError as e:
+                if knob not in plan.selector_of:
+                    raise
+                left_out = e
+                continue
+            group = plan.selector_of.get(knob, row.group)  # a held task goes over to whoever means it now
+            rows.append(row._replace(trial=trial, rule=rule, status=RowStatus.OPEN.value, group=group))
+        if not rows:
+            raise left_out or KnobAbsent(plan.asked[0].knob, "write", "no task matches it now")
         return rows, texts
+
+    def _one_before(self, knob: str, trial: str, rule: str, plan: Plan) -> tuple[Row, str]:
+        row = self._managed(knob)
+        if row is not None and knob not in plan.seen and (why := reach.gone(row.identity)):
+            self._journal.mark([row._replace(status=RowStatus.VOID.value)])
+            raise KnobAbsent(knob, "write", why, hint="what was changed went away with it")
+        if row is None and knob in plan.heirs:
+            heir = plan.heirs[knob]
+            return self._journal.take(heir), heir.ours
+        if row is None:
+            row = self._first(knob, trial, rule, plan.selector_of.get(knob))
+            return row, row.original
+        if row.status == RowStatus.OPEN and row.trial != trial:
+            raise KnobRefused(knob, "write", f"trial {row.trial} has it", hint="wait for its verdict")
+        if row.status == RowStatus.IN_DOUBT:
+            raise KnobInDoubt(knob, "write", "a write to it has not come back", hint="wait until it has")
+        if row.status == RowStatus.FOREIGN:
+            raise KnobRefused(
+                knob, "write", f"is {row.status}", hint=f"`tuned-spec resume {knob}` takes it up"
+            )
+        return row, self._ours(row)
 
     def _is_in(self, partner: str, kind: CouplingKind) -> bool:
         """Whether a partner belongs to the before-image: one that is reset and not here has no value."""
@@ -399,17 +613,16 @@ class Ledger:
             )
         return found
 
-    def _first(self, knob: str, trial: str, rule: str) -> Row:
+    def _first(self, knob: str, trial: str, rule: str, selector: str | None) -> Row:
         """A new row, with the value now as the original."""
         entry = self._knob(knob)
-        refusal = self.reversible(knob)
-        if refusal is not None:
-            error = KnobAbsent if refusal.code == "absent" else KnobRefused
-            raise error(knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
+        if not selector and (refusal := self.reversible(knob)):
+            raise _refused(refusal)
         adapter = self._adapters[entry.adapter]
+        since = self._clock()
         self.value(knob)  # it makes sense; kept is the text itself, in which there may be more
         text = repair.shown(entry.type, adapter.read_text(entry))
-        group, rank = self._place(knob)
+        group, rank = (selector, 0) if selector else self._place(knob)
         return self._journal.take(
             Row(
                 id=0,
@@ -429,6 +642,7 @@ class Ledger:
                 status=RowStatus.OPEN.value,
                 on_stop="back",
                 boot_id="",
+                since=since,
             )
         )
 
@@ -468,6 +682,8 @@ class Ledger:
             try:
                 repair.write(row, row.original)
             except OSError as e:
+                if row.is_task and reach.gone(row.identity):
+                    continue
                 raise KnobRefused(
                     row.knob,
                     "write",
@@ -491,6 +707,9 @@ class Ledger:
                     self._adapters[knob.adapter].write(receipt, knob)
                 except KnobRefused as e:
                     refused.append((receipt, e))
+                except KnobAbsent:
+                    if receipt.knob not in self._members:  # a task has ended
+                        raise
                 self._checkpoint(f"apply:wrote:{receipt.knob}")
             if len(refused) == len(left):
                 raise refused[0][1]
@@ -526,14 +745,28 @@ class Ledger:
 
     def _disown(self, theirs: Collection[tuple[Row, str]]) -> tuple[ForeignWrite, ...]:
         """Mark these, and those coupled with them, as somebody else's."""
-        groups = {row.group for row, _ in theirs}
-        gone = [row for row in self.rows() if row.group in groups and row.status in repair.ACTIVE]
+        bonds = {row.bond for row, _ in theirs}
+        gone = [row for row in self.rows() if row.bond in bonds and row.status in repair.ACTIVE]
         if gone:
             self._journal.mark(row._replace(status=RowStatus.FOREIGN.value) for row in gone)
         return tuple(
             ForeignWrite(row.knob, self._parsed(row.ours, row.knob), self._parsed(found, row.knob))
             for row, found in theirs
         )
+
+    def _given_up(self, selectors: Collection[str]) -> tuple[ForeignWrite, ...]:
+        """Of these, those whose tasks are all somebody else's: then the selector is, too."""
+        lost = []
+        for selector in selectors & self._scopes.keys():
+            rows = self._tasks(selector).values()
+            if all(row.status == RowStatus.FOREIGN for row in rows):
+                scope = self._scopes.pop(selector)
+                try:
+                    found: Value = self.value(selector)
+                except KnobError:
+                    found = scope.original  # they have ended by now
+                lost.append(ForeignWrite(selector, scope.value, found))
+        return tuple(lost)
 
 
 def _is_foreign(row: Row, found: str) -> bool:
@@ -551,10 +784,13 @@ class Couplings:
         for entry in catalogue.values():
             for c in entry.coupled:
                 self._named_by.setdefault(c.partner, []).append(entry.id)
+        self._coupled = {entry.id for entry in catalogue.values() if entry.coupled} | self._named_by.keys()
         self._known: dict[str, dict[str, CouplingKind]] = {}
 
     def of(self, knob: str) -> Mapping[str, CouplingKind]:
         """partner -> kind; nothing for a knob that this version's catalogue does not have."""
+        if not self._coupled & {knob, entry_of(knob)}:
+            return {}  # and nothing to remember: tasks come and go
         if knob not in self._known:
             self._known[knob] = self._found(knob) if knob in self._catalogue else {}
         return self._known[knob]
@@ -569,6 +805,21 @@ class Couplings:
                 if c.partner == knob:
                     found.setdefault(other.id, c.kind)
         return found
+
+
+def _refused(refusal: Refusal) -> KnobError:
+    error = KnobAbsent if refusal.code == "absent" else KnobRefused
+    return error(refusal.knob, "write", f"{refusal.code}: {refusal.what}", hint="it is left alone")
+
+
+def _read_back(row: Row) -> Row:
+    """As settled; of a task that has ended meanwhile nothing is left to put back."""
+    try:
+        return row._replace(ours=repair.read(row), pending="")
+    except FileNotFoundError:
+        if row.is_task:
+            return row._replace(status=RowStatus.VOID.value, pending="")
+        raise
 
 
 def _joined(texts: list[str]) -> str:

@@ -23,6 +23,11 @@ Originals are written in rank order (a scheduler before the nr_requests that it 
 vm.dirty_bytes is EINVAL: writing vm.dirty_ratio zeroes it), refused ones again after the others, and each
 is read back. Comparing and writing are two steps: a foreign write in the few microseconds between is lost.
 
+Tasks (`task:TID/nice`) are restored one by one: their group is the selector that they were found by, which
+is for the reader, not for the kernel. What they have forked since inherits, so the threads and descendants
+that show our value, have no row and started after our write get the original of the task they are from
+(`heirs`), however often it takes, at most ROUNDS times.
+
 Two records must agree. undo.db has the rows, each with a checksum; undo.index has checksummed lines, the
 last of a knob with the sequence number of its last change of state, written after the database and before
 the kernel. A row that is damaged, missing, or older than its line (a write-ahead log that was cut off falls
@@ -39,6 +44,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import importlib
 import json
 import os
 import signal
@@ -47,7 +53,9 @@ import sqlite3
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 if __package__:
@@ -61,6 +69,7 @@ ROOTS = "/run/tuned-spec"  # root's runtime directory
 VERSION = 1  # of the --json answer and of the control protocol
 SILENCE_S = 2.0  # a daemon that has not answered by then hangs
 PATIENCE_S = 30.0  # how long to wait for another repair, or for a killed daemon to be gone
+ROUNDS = 5  # of looking for tasks that were forked while we looked
 BUSY_S = 0.1  # how long one restore tries a knob that is EBUSY
 ANY = "*"  # pending: the kernel chooses the value
 ABSENT = ""  # the text of a knob that comes and goes with the one that resets it
@@ -82,13 +91,23 @@ class Row(NamedTuple):
     original: str
     ours: str
     pending: str  # "", ANY, or the texts that writes in flight may leave, one a line
-    group: str  # knobs of one group are restored all or none
+    group: str  # knobs of one group are restored all or none; of a task: the selector it was found by
     rank: int  # lower is restored first
     trial: str
     rule: str
     status: str
     on_stop: str  # of a held row: "back" or "keep"
     boot_id: str
+    since: float = 0.0  # seconds after boot when the original was read
+
+    @property
+    def is_task(self) -> bool:
+        return self.path.startswith("task:")
+
+    @property
+    def bond(self) -> str:
+        """What is restored all or none with it."""
+        return self.knob if self.is_task else self.group
 
 
 class Outcome(NamedTuple):
@@ -163,7 +182,7 @@ def away(row: Row, boot: str) -> tuple[str, str]:
     if row.boot_id != boot:
         return VOID, "from an earlier boot, which took the change with it"
     if row.identity.startswith("netns:"):
-        inode = row.identity[len("netns:") :]  # "[4026531840]", as in /proc/*/ns/net
+        inode = row.identity[len("netns:") :].partition("@")[0]  # "[4026531840]", as in /proc/*/ns/net
         if os.readlink("/proc/self/ns/net") != "net:" + inode:
             hidden = False
             for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -179,7 +198,7 @@ def away(row: Row, boot: str) -> tuple[str, str]:
             if hidden:
                 return "failed", f"is in another network namespace, {inode}: look with sudo"
             return VOID, f"its network namespace {inode} has no process any more"
-    elif why := reach.gone(row.identity):
+    if why := reach.gone(row.identity):
         return VOID, why
     return "", ""
 
@@ -222,10 +241,10 @@ def survey(rows: Iterable[Row], boot: str) -> dict[str, Outcome]:
     """Judge every row; one foreign knob makes those coupled with it foreign too."""
     rows = list(rows)
     found = {row.knob: judge(row, boot) for row in rows}
-    theirs = {row.group: row.knob for row in rows if found[row.knob].status == "foreign"}
+    theirs = {row.bond: row.knob for row in rows if found[row.knob].status == "foreign"}
     for row in rows:
-        if row.group in theirs and found[row.knob].status == "ours":
-            why = f"coupled with {theirs[row.group]}, which somebody else wrote; left"
+        if row.bond in theirs and found[row.knob].status == "ours":
+            why = f"coupled with {theirs[row.bond]}, which somebody else wrote; left"
             found[row.knob] = found[row.knob]._replace(status="foreign", why=why)
     return found
 
@@ -264,6 +283,8 @@ def _differs(row: Row, errors: dict[str, str]) -> bool:
     try:
         return read(row) not in (row.original, ABSENT)
     except OSError as e:
+        if row.is_task and reach.gone(row.identity):
+            return False
         errors[row.knob] = f"cannot read {row.path}: {e.strerror}"
         return True
 
@@ -273,28 +294,31 @@ def restore(
 ) -> list[Outcome]:
     """Compare every active row, put back what is ours, check. `note` records; it may do nothing.
 
+    One outcome a knob; the tasks of a selector have one together.
+
     Journaled like any write: what the kernel may choose on the way (a scheduler resets nr_requests) is
     noted as pending before, the outcome after; so a repair that is killed is repaired by the next.
     """
     active = [row for row in rows if row.status in ACTIVE]
     found = survey(active, boot)
-    moving = {row.group for row in active if found[row.knob].status == "ours"}
-    todo = [r for r in active if r.group in moving and found[r.knob].status in ("ours", "unchanged")]
+    moving = {row.bond for row in active if found[row.knob].status == "ours"}
+    todo = [r for r in active if r.bond in moving and found[r.knob].status in ("ours", "unchanged")]
     todo.sort(key=lambda row: (row.rank, row.original == "0"))
-    first = {row.group: row.rank for row in reversed(todo)}
-    chosen = [row._replace(pending=ANY) for row in todo if row.rank > first[row.group]]
+    first = {row.bond: row.rank for row in reversed(todo)}
+    chosen = [row._replace(pending=ANY) for row in todo if row.rank > first[row.bond]]
     if chosen:
         note(chosen)
     checkpoint("restore:noted")
     failed = put_back(todo, checkpoint)
-    outcomes, ended = [], []
+    swept = sweep([row for row in active if row.is_task and found[row.knob].status != VOID], checkpoint)
+    judged, ended = [], []
     for row in active:
         outcome = found[row.knob]
         if outcome.status == "ours":
             outcome = outcome._replace(status="restored")
         if row.knob in failed:
             outcome = outcome._replace(status="failed", why=failed[row.knob])
-        outcomes.append(outcome)
+        judged.append((row, outcome))
         status = {"restored": RESTORED, "unchanged": RESTORED, "foreign": FOREIGN, VOID: VOID}.get(
             outcome.status, row.status
         )
@@ -306,7 +330,91 @@ def restore(
     if ended:
         note(ended)
     checkpoint("restore:done")
+    return told([*judged, *swept])
+
+
+# --------------------------------------------------------------------------------------- tasks
+
+
+def heirs(
+    rows: Iterable[Row],
+    worn: Mapping[str, str] = MappingProxyType({}),
+    among: Iterable[int] | None = None,
+) -> list[Row]:
+    """Rows as their elders have them, for tasks that show what one of these tasks was given and have none.
+
+    Threads, descendants and orphans: see reach.task.heirs. `worn`: row's knob -> a text that was ours until
+    just now; `among`: only tasks of these processes.
+    """
+    found: list[Row] = []
+    by_attribute: dict[str, dict[int, Row]] = {}
+    task = importlib.import_module(reach.__name__ + ".task")
+    for row in rows:
+        tid, _, attribute = row.path.partition(":")[2].partition("/")
+        by_attribute.setdefault(attribute, {})[int(tid)] = row
+    for attribute, elders in by_attribute.items():
+        selectors = {row.group.partition("@")[2] for row in elders.values()}
+        for one, elder in task.heirs({tid: row.since for tid, row in elders.items()}, selectors, among):
+            row = elders[elder]
+            path, knob = f"task:{one.tid}/{attribute}", f"{row.knob.partition('@')[0]}@{one.tid}.{one.start}"
+            heir = row._replace(id=0, seq=0, knob=knob, path=path, identity=f"start:{one.start}@{one.tid}")
+            if attribute in task.OF_PROCESS and one.tid != one.tgid:
+                continue
+            try:
+                text = read(heir)
+            except OSError:
+                continue  # it has ended, or the attribute is none of its
+            if text != row.original and text in (row.ours, worn.get(row.knob), *row.pending.split("\n")):
+                found.append(heir._replace(ours=text, pending=""))
+    return found
+
+
+def sweep(rows: Sequence[Row], checkpoint: Checkpoint = nothing) -> list[tuple[Row, Outcome]]:
+    """Put heirs back until there are none: those forked from a task before it was put back come to light."""
+    done: dict[str, tuple[Row, Outcome]] = {}
+    for _ in range(ROUNDS if rows else 0):
+        late = heirs(rows)
+        if not late:
+            break
+        failed = put_back(late, checkpoint)
+        for row in late:
+            status = "failed" if row.knob in failed else "restored"
+            done[row.knob] = row, Outcome(row.knob, row.ours, row.original, status, failed.get(row.knob, ""))
+        checkpoint("restore:swept")
+    return list(done.values())
+
+
+def told(judged: Iterable[tuple[Row, Outcome]]) -> list[Outcome]:
+    """One outcome a knob; for the tasks of a selector what most showed, and how many came to what."""
+    outcomes = []
+    tasks: dict[str, list[Outcome]] = {}
+    for row, outcome in judged:
+        if row.is_task:
+            tasks.setdefault(row.group, []).append(outcome)
+        else:
+            outcomes.append(outcome)
+    for selector, all_of_them in tasks.items():
+        count = Counter(outcome.status for outcome in all_of_them)
+        status = min(count, key=_LOUDEST.index)
+        one = next(outcome for outcome in all_of_them if outcome.status == status)
+        why = ", ".join(f"{count[word]} {word}" for word in _LOUDEST if word in count)
+        if len(count) == 1:
+            why = f"{len(all_of_them)} task" + ("s" if len(all_of_them) > 1 else "")
+        found = Counter(outcome.found for outcome in all_of_them if outcome.status == status)
+        original = Counter(outcome.original for outcome in all_of_them)
+        outcomes.append(
+            Outcome(
+                selector,
+                found.most_common(1)[0][0],
+                original.most_common(1)[0][0],
+                status,
+                f"{why}; {one.why}" if one.why else why,
+            )
+        )
     return outcomes
+
+
+_LOUDEST = ("failed", "restored", "unchanged", "foreign", VOID)  # what is said of many in one word
 
 
 # ------------------------------------------------------------------------- the journal's files
@@ -400,7 +508,7 @@ def load(directory: str) -> Loaded:
         db, records = _fetch(path)
         for *fields, crc in records:
             row = Row(*fields)
-            if crc != checksum(row):
+            if crc != checksum(fields):
                 damage.append(f"{path}: a row (knob reads {row.knob!r}) does not match its checksum")
             elif row.knob in rows:
                 damage.append(f"{path}: {row.knob} has two rows; the newer is used")
@@ -439,11 +547,10 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
     On a full or read-only file system, and without root, SQLite cannot make the files it shares with other
     readers, so a copy is read elsewhere, and nothing can be noted.
     """
-    query = f"SELECT {_COLUMNS}, checksum FROM undo"
     db = None
     try:
         db = connect(path)
-        return db, db.execute(query)
+        return db, _records(db)
     except sqlite3.DatabaseError as e:
         if db is not None:
             db.close()
@@ -459,9 +566,27 @@ def _fetch(path: str) -> tuple[sqlite3.Connection | None, Iterable[tuple[Any, ..
                 shutil.copyfile(path + suffix, copy + suffix)
         db = connect(copy)
         try:
-            return None, db.execute(query).fetchall()
+            return None, _records(db).fetchall()
         finally:
             db.close()
+
+
+def _records(db: sqlite3.Connection) -> sqlite3.Cursor:
+    """As far as the columns go: an older version's journal lacks the last ones."""
+    here = {row[1] for row in db.execute("PRAGMA table_info(undo)")}
+    names = [name for name in Row._fields if name in here] or Row._fields
+    return db.execute("SELECT {}, checksum FROM undo".format(", ".join(f'"{name}"' for name in names)))
+
+
+def renew(db: sqlite3.Connection, rows: Sequence[Row]) -> None:
+    """The table anew, with these rows, if it has an older version's columns."""
+    if len(db.execute("PRAGMA table_info(undo)").fetchall()) in (0, len(Row._fields) + 1):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("DROP TABLE undo")
+    db.execute(SCHEMA)
+    db.executemany(_SAVE, [(*row, checksum(row)) for row in rows])
+    db.execute("COMMIT")
 
 
 def _load_index(directory: str, damage: list[str]) -> dict[str, tuple[int, str, str]]:
@@ -684,7 +809,7 @@ def _from_daemon(answer: dict[str, Any], pid: int, directory: str) -> Report:
 
 def _chosen(rows: Sequence[Row], knobs: Sequence[str], stop: bool) -> list[Row]:
     """The rows of those knobs and of the knobs coupled with them; with `stop`, none that is to be kept."""
-    groups = {row.group for row in rows if row.knob in knobs}
+    groups = {row.group for row in rows if row.knob in knobs} | set(knobs)
     chosen = [row for row in rows if not knobs or row.group in groups]
     return [r for r in chosen if not (stop and r.status == HELD and r.on_stop == "keep")]
 

@@ -23,7 +23,6 @@ from tuned_spec.policy.rules import Rules
 from tuned_spec.policy.units import Misfit
 
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
-CGROUP_METRIC = r"cgroup\.(.+)\.(psi\.(?:cpu|memory|io)\.(?:some|full)(?:\.avg10)?)"
 
 TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules", "climbs")
 METRIC = ("owner", "stale")
@@ -221,14 +220,13 @@ class Merge(Limits, Rules, Climbs):
                 return None
             declare = f"say who reports it: `metrics: {{{metric}: {{owner: USER}}}}`"
             return f"{shown(metric)} has no owner", self.close(metric, self.owners) or declare
-        if found := re.fullmatch(CGROUP_METRIC, metric):
-            if found[1] in self.cgroups:
-                return None
-            hint = self.close(found[1], self.cgroups) or f"add `- {found[1]}` to cgroups"
-            return f"the cgroup {shown(found[1])} is not sensed", hint
         if self.known_metric(metric):
             return None
-        hint = self.close(metric, self.metric_names) or "`tuned-spec doctor` lists what is sensed"
+        name, at, _ = metric.partition("@")
+        if name in self.metric_names:
+            why = "it has no such instances" if at else f"say which: {name}@INSTANCE"
+            return f"{shown(metric)} is no metric", f"{why}; docs/metrics.md lists what is sensed"
+        hint = self.close(name, self.metric_names) or "docs/metrics.md lists what is sensed"
         return f"unknown metric {shown(metric)}", hint
 
     def check_apart(self) -> None:

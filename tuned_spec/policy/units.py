@@ -58,7 +58,10 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
 }
 
 _EXAMPLE = {"size": "64KiB or 4MiB", "time": "200us, 2s or 10m", "share": "5%", "factor": "2x"}
-_CPU_SHARES = frozenset(f"cpu.{name}" for name in ("busy", "user", "system", "iowait", "steal", "idle"))
+_CPU_SHARES = frozenset(
+    f"cpu.{name}" for name in ("busy", "user", "system", "softirq", "iowait", "steal", "idle")
+)
+_QUANTILE = re.compile(r"\.p\d\d$")
 
 
 class Misfit(ValueError):
@@ -189,7 +192,8 @@ def for_knob(text: str, unit: str, facts: Facts) -> int:
 
 def metric_unit(name: str) -> str:
     """A metric's unit, from its name alone: the names are made so that they say it."""
-    if name.startswith("psi.") or ".psi." in name or name in _CPU_SHARES or name == "disk.util":
+    name = _QUANTILE.sub("", name.partition("@")[0])
+    if name.startswith(("psi.", "cgroup.psi.")) or name in _CPU_SHARES or name == "disk.util":
         return "share"
     # Without its end a rate shows what it counts: `read_bytes_per_s` takes sizes, `drops_per_s` bare numbers.
     unit = name.removesuffix("_per_s").rpartition("_")[2]

@@ -1,21 +1,32 @@
 """One snapshot a tick: ties the sources to the metrics, and says how soon to look again.
 
-Owns which files are read and which two readings make an interval. Must not know a rule, a knob or the loop.
+Owns which sources are read and which two readings make an interval. Must not know a rule, a knob or the loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tuned_spec.model import Observation
 from tuned_spec.sense import metrics
-from tuned_spec.sense.metrics import Kind, Metric
+from tuned_spec.sense.metrics import METRICS, Kind, Metric
 from tuned_spec.sense.rates import compute
-from tuned_spec.sense.sources import Reading, cgroup2_root, open_source
+from tuned_spec.sense.sources import Reading, Rows, Source, Want, open_source
 
-# Read in any case: `pace` needs them.
-_ALWAYS = frozenset({metrics.STAT, metrics.PSI_CPU, metrics.PSI_MEMORY, metrics.PSI_IO})
+# metric -> the level at which the host counts as fully busy
+_BUSY_AT = {
+    "cpu.busy": 0.3,
+    "cpu.iowait": 0.1,
+    "disk.util": 0.3,
+    "psi.cpu.some": 0.05,
+    "psi.memory.some": 0.01,
+    "psi.io.some": 0.05,
+}
+BUSY_S, IDLE_S = 1.0, 5.0
+_PULSE = ("cpu.busy", "cpu.ctxt_per_s")
+# In every observation: `pace` and `stirs` need them. Disks only where a rule reads them.
+ALWAYS = frozenset((*_BUSY_AT, *_PULSE)) - {"disk.util"}
 STIRS_BUSY = 0.15  # share of all CPUs
 STIRS_TIMES, STIRS_MORE = 2.0, 500.0  # context switches a second, over the calm
 # CPU time is counted in ticks of 10 ms: over less than ten of them a share means little.
@@ -23,29 +34,23 @@ MIN_WINDOW_S = 0.1
 
 
 class Sense:
-    """Reads what the `wanted` metrics (None: all) and the pressure of `cgroups` need, and what `pace` needs.
+    """Reads what the `wanted` metrics (None: all without an instance) and the pressure of `cgroups` need, and
+    what `pace` needs. What is not wanted costs nothing: its source is not opened, its code not imported.
 
-    `cgroups` are paths below the root of cgroup2. An observation holds every metric of the files that are
-    read, wanted or not: they come for nothing.
+    `cgroups` are paths below the root of cgroup2. A wanted metric may have an instance, or a glob: then an
+    observation holds the instances that are there at that moment, by their names.
     """
 
     def __init__(self, root: Path, cgroups: Sequence[str] = (), wanted: frozenset[str] | None = None) -> None:
         self._refused = [path for path in cgroups if metrics.cgroup_path(path) is None]
-        own = {
-            name
-            for path in filter(None, map(metrics.cgroup_path, cgroups))
-            for name in metrics.of_cgroup(path)
-        }
-        self._wanted = frozenset(metrics.METRICS if wanted is None else wanted) | own
-        table = dict(metrics.METRICS)
-        for path in metrics.cgroups_in(self._wanted):
-            table |= metrics.of_cgroup(path)
-        sources = {table[name].source for name in self._wanted if name in table} | _ALWAYS
-        self._table = {name: metric for name, metric in table.items() if metric.source in sources}
-        cgroup2 = cgroup2_root(root)
-        self._sources = [
-            open_source(source, _fields(source, self._table), root, cgroup2) for source in sorted(sources)
-        ]
+        if wanted is None:
+            wanted = frozenset(name for name, metric in METRICS.items() if metric.alone)
+        own = (metrics.of_cgroup(path) for path in filter(None, map(metrics.cgroup_path, cgroups)))
+        self._wanted = wanted.union(*own)
+        names = sorted(self._wanted | ALWAYS)
+        found = {name: metric for name in names if (metric := metrics.find(name))}
+        self._table = {name: metric for name, metric in found.items() if metric.kind is not Kind.REPORTED}
+        self._sources = _open(_wants(self._table, root))
         self._stat = next(source for source in self._sources if source.name == metrics.STAT)
         self._glanced: Reading | None = None  # /proc/stat alone, at the last look of either kind
         self._calm_per_s = 0.0  # context switches at the last full look
@@ -79,8 +84,7 @@ class Sense:
         if rows is None:
             return False
         before, self._glanced = self._glanced, Reading(t, {metrics.STAT: rows})
-        pulse = {name: metrics.METRICS[name] for name in ("cpu.busy", "cpu.ctxt_per_s")}
-        values = compute(pulse, before, self._glanced)
+        values = compute({name: METRICS[name] for name in _PULSE}, before, self._glanced)
         switches = values.get("cpu.ctxt_per_s", 0.0)
         return (
             values.get("cpu.busy", 0.0) > STIRS_BUSY or switches > STIRS_TIMES * self._calm_per_s + STIRS_MORE
@@ -91,13 +95,13 @@ class Sense:
         sources = self._read(self._old.t if self._old else float("-inf")).sources
         whys = {source.name: source.why for source in self._sources}
         reasons = {
-            f"cgroup.{path}": "not the path of a cgroup below the root of cgroup2" for path in self._refused
+            f"cgroup {path}": "not the path of a cgroup below the root of cgroup2" for path in self._refused
         }
         for name in sorted(self._wanted):
-            metric = self._table.get(name) or metrics.find(name)
+            metric = metrics.find(name)
             if metric is None:
-                reasons[name] = "there is no metric of this name"
-            elif metric.kind is not Kind.REPORTED and (why := _lacking(metric, sources, whys)):
+                reasons[name] = _unknown(name)
+            elif metric.kind is not Kind.REPORTED and (why := _lacking(name, metric, sources, whys)):
                 reasons[name] = why
         return reasons
 
@@ -110,36 +114,72 @@ class Sense:
         return Reading(t, {name: rows for name, rows in read if rows is not None})
 
 
-def _fields(source: str, table: dict[str, Metric]) -> list[str]:
-    used = (metric for metric in table.values() if metric.source == source)
-    return sorted({field for metric in used for field in (*metric.fields, *metric.over)})
+def _wants(table: Mapping[str, Metric], root: Path) -> dict[str, Want]:
+    """Source -> what all these metrics together need of it."""
+    fields: dict[str, set[str]] = {}
+    rows: dict[str, set[str]] = {}
+    for name, metric in table.items():
+        parts = [(metric.source, metric.fields), (metric.over_source or metric.source, metric.over)]
+        for source, used in parts:
+            fields.setdefault(source, set()).update(used)
+            if instance := metrics.split(name)[1]:
+                rows.setdefault(source, set()).add(instance)
+    return {
+        source: Want(tuple(sorted(used)), tuple(sorted(rows.get(source, ()))), root)
+        for source, used in sorted(fields.items())
+    }
 
 
-def _lacking(metric: Metric, sources: dict[str, dict[str, dict[str, float]]], whys: dict[str, str]) -> str:
-    """Why this metric cannot be had from these figures; "" if it can."""
-    if metric.source not in sources:
-        return whys[metric.source]
-    rows = sources[metric.source].values()
-    if not rows:
-        return f"{metric.source} lists nothing that counts here (whole disks, CPUs)"
-    for fields in (metric.fields, metric.over):
-        if fields and not any(field in row for row in rows for field in fields):
-            return f"{metric.source}: this kernel does not show {' or '.join(fields)}"
-    if metric.over == ("SwapTotal",) and not any(row["SwapTotal"] for row in rows):
+def _open(wants: Mapping[str, Want]) -> list[Source]:
+    groups = {name: want for name, want in wants.items() if name.startswith(metrics.CGROUP2)}
+    sources: list[Source] = [open_source(name, want) for name, want in wants.items() if name not in groups]
+    if groups:
+        from tuned_spec.sense.cgroups import open_cgroups  # late: most policies name none
+
+        sources += open_cgroups(groups, next(iter(groups.values())).root)
+    return sources
+
+
+_MISSING = {"speed": "the link does not say its speed: it is down, or virtual"}
+
+
+def _unknown(name: str) -> str:
+    base, instance = metrics.split(name)
+    metric = METRICS.get(base)
+    if metric is None:
+        return "there is no metric of this name"
+    if not metric.per:
+        return f"{base} has no instances: write it without @{instance}"
+    what, example = metrics.PER[metric.per]
+    return f"not the name of a {metric.per}: write {base}@ and {example}" if instance else f"{base}: {what}"
+
+
+def _lacking(name: str, metric: Metric, sources: Mapping[str, Rows], whys: Mapping[str, str]) -> str:
+    """Why this metric cannot be had from these figures; "" if it can, or could if an instance came."""
+    instance = metrics.split(name)[1]
+    parts = [(metric.source, metric.fields), (metric.over_source or metric.source, metric.over)]
+    for source, fields in parts:
+        if source not in sources:
+            return whys[source]
+        if source == metrics.SOCK_DIAG:
+            return ""  # what no connection shows now, another will
+        rows = sources[source]
+        if instance:
+            rows = {row: rows[row] for row in rows if row and metrics.matches(instance, row)}
+        if not rows and metrics.is_glob(instance):
+            return whys[source]
+        if not rows:
+            nothing = f"{source} does not list {instance or 'what counts here (whole disks, hardware, CPUs)'}"
+            return whys[source] or nothing
+        if fields and not any(field in row for row in rows.values() for field in fields):
+            if source.startswith(metrics.CGROUP2) and fields == ("0",):
+                return f"{source}: no limit is set"
+            return f"{source}: " + (
+                _MISSING.get(fields[0]) or f"this kernel does not show {' or '.join(fields)}"
+            )
+    if metric.over == ("SwapTotal",) and not any(row["SwapTotal"] for row in rows.values()):
         return "this host has no swap"
     return ""
-
-
-# metric -> the level at which the host counts as fully busy
-_BUSY_AT = {
-    "cpu.busy": 0.3,
-    "cpu.iowait": 0.1,
-    "disk.util": 0.3,
-    "psi.cpu.some": 0.05,
-    "psi.memory.some": 0.01,
-    "psi.io.some": 0.05,
-}
-BUSY_S, IDLE_S = 1.0, 5.0
 
 
 def pace(observation: Observation) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec.sense import metrics
-from tuned_spec.sense.sources import HINTS, cgroup2_root, locate
+from tuned_spec.sense.sources import HINTS, cgroup2_root
 
 MAX_CGROUPS = 16
 WINDOWS_S = (0.5, 2.0)  # the first that the kernel takes
@@ -28,7 +28,7 @@ THRESHOLDS = {"psi.cpu.some": 0.20, "psi.memory.some": 0.05, "psi.io.some": 0.10
 class Trigger(msgspec.Struct, frozen=True):
     """Poll `fd` for EPOLLPRI; EPOLLERR means that its cgroup is gone: unregister and close it.
 
-    When it fires, the metric `name` (`psi.cpu.some`, `cgroup.<path>.psi.io.full`) was at least `share` over
+    When it fires, the metric `name` (`psi.cpu.some`, `cgroup.psi.io.full@<path>`) was at least `share` over
     the last `window_s` seconds. That is news even where the interval since the last tick is too long to show
     it: take the greater of `share` and what `Sense` observes. Close `fd` to disarm.
     """
@@ -51,12 +51,18 @@ def open_triggers(
     levels = levels or {}
     named = (metrics.cgroup_path(path) or path for path in cgroups)
     groups = list(dict.fromkeys((*named, *metrics.cgroups_in(levels))))
-    watched = groups[:MAX_CGROUPS]
+    single = [group for group in groups if not metrics.is_glob(group)]
+    watched = single[:MAX_CGROUPS]
     shares = dict(THRESHOLDS)
     for group in watched:
-        shares |= {f"cgroup.{group}.{name}": share for name, share in THRESHOLDS.items()}
+        shares |= {f"cgroup.{name}@{group}": share for name, share in THRESHOLDS.items()}
     reasons = [
-        f"cgroup.{group}: no trigger, only {MAX_CGROUPS} cgroups get one" for group in groups[MAX_CGROUPS:]
+        f"cgroup {group}: no trigger, only {MAX_CGROUPS} cgroups get one" for group in single[MAX_CGROUPS:]
+    ]
+    reasons += [
+        f"cgroup {group}: no trigger, the cgroups that a glob means come and go"
+        for group in groups
+        if metrics.is_glob(group)
     ]
     for name, level in levels.items():
         if set(metrics.cgroups_in([name])) <= set(watched):
@@ -64,16 +70,22 @@ def open_triggers(
     triggers: list[Trigger] = []
     for name, share in shares.items():
         metric = metrics.find(name)
-        path = locate(metric.source, root, cgroup2) if metric else None
         if metric is None or metric.fields[0] not in ("some", "full"):
             reasons.append(f"{name}: not a pressure metric that can wake us")
-        elif path is None:
+        elif (path := _file(name, metric.source, root, cgroup2)) is None:
             reasons.append(f"{name}: no cgroup2 file system is mounted on this host")
         elif isinstance(opened := _arm(path, name, metric.fields[0], share), Trigger):
             triggers.append(opened)
         else:
             reasons.append(f"{name}: {_explain(opened, path, metric.source)}")
     return triggers, reasons
+
+
+def _file(name: str, source: str, root: Path, cgroup2: Path | None) -> Path | None:
+    """The pressure file of a metric; None for a cgroup's while there is no cgroup2."""
+    if not source.startswith(metrics.CGROUP2):
+        return root / source.lstrip("/")
+    return cgroup2 / metrics.split(name)[1] / source.removeprefix(metrics.CGROUP2) if cgroup2 else None
 
 
 def _arm(path: Path, name: str, which: str, share: float) -> Trigger | OSError:

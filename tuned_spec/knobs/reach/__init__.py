@@ -26,8 +26,12 @@ from . import files
 # what stands before the colon -> the module beside this one
 MODULES: dict[str, str] = {
     "cgroup": "cgroup",
+    "ethtool": "ethtool",
     "held": "held",
+    "link": "link",
     "netns": "netns",
+    "qdisc": "qdisc",
+    "task": "task",
     "unit": "unit",
     "words": "words",
 }
@@ -83,7 +87,7 @@ def gone(identity: str) -> str:
     try:
         now = IDENTITIES[scheme](where)
     except OSError as error:
-        return f"{where or scheme}: {os.strerror(error.errno or 0)}"
+        return f"{where or scheme}: {error.strerror or os.strerror(error.errno or 0)}"
     return "" if now == value else f"{where or scheme} is another one now ({scheme} {now}, was {value})"
 
 
@@ -91,10 +95,14 @@ def _module(address: str) -> Any:
     scheme = address.partition(":")[0]
     if scheme not in MODULES:
         raise OSError(errno.EOPNOTSUPP, f"no way to reach {address}")
-    return importlib.import_module("." + MODULES[scheme], __name__)
+    name = f"{__name__}.{MODULES[scheme]}"
+    return sys.modules.get(name) or importlib.import_module(name)
 
 
-def _netns(_: str) -> str:
+def _netns(interface: str) -> str:
+    """`eth0#4`: and the interface of that number is in it, whatever its name is by now."""
+    if interface:
+        _module("link:").name_of(int(interface.rpartition("#")[2]))
     return os.readlink("/proc/self/ns/net")[len("net:") :]
 
 
@@ -115,9 +123,9 @@ def _irq(number: str) -> str:
     return ",".join(sorted(entry.name for entry in os.scandir(f"/proc/irq/{number}") if entry.is_dir()))
 
 
-def _start(pid: str) -> str:
-    """When the process was started, in ticks: the 22nd field, counted from behind the name."""
-    return files.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[19]
+def _start(tid: str) -> str:
+    """When the task was started, in ticks."""
+    return str(_module("task:").start(tid))
 
 
 # scheme -> the value that is at that place now; OSError if nothing is

@@ -65,18 +65,13 @@ def write(address: str, text: str) -> None:
 
 
 def usable(address: str) -> None:
+    """OSError; EBUSY for an empty list of CPUs or nodes, to which no write leads back."""
     path = split(address)[0]
     files.usable(path)
-    if os.path.basename(path).startswith("cpuset."):
-        demand_way_back(path)
-
-
-def demand_way_back(path: str) -> None:
-    """PermissionError for an empty list: once there is another, the kernel takes no empty one while there are
-    tasks (ENOSPC; kernel/cgroup/cpuset.c, validate_change)."""
-    if not files.read(path):
+    if os.path.basename(path).startswith("cpuset.") and not files.read(path):
+        # validate_change() of kernel/cgroup/cpuset.c: ENOSPC while there are tasks
         what = f"{path} is empty, and cannot be emptied again while it has tasks; give it its parent's list"
-        raise PermissionError(errno.EPERM, what)
+        raise OSError(errno.EBUSY, what)
 
 
 def split(address: str) -> tuple[str, str, str]:

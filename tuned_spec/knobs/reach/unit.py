@@ -39,8 +39,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from . import cgroup
-
 SOCKET = "/run/systemd/private"
 DROPINS = "/run/systemd/system.control"
 TRANSIENT = "/run/systemd/transient"  # units made at run time, and their drop-ins
@@ -196,7 +194,7 @@ def _bus() -> Iterator[Bus]:
         raise
 
 
-_CPUSETS = {"AllowedCPUs": "cpuset.cpus", "AllowedMemoryNodes": "cpuset.mems"}
+_CPUSETS = ("AllowedCPUs", "AllowedMemoryNodes")
 
 
 def value(text: str) -> str:
@@ -205,23 +203,23 @@ def value(text: str) -> str:
 
 
 def usable(address: str) -> None:
-    """PermissionError if another drop-in would undo a run-time value at the next reload: one read after ours,
-    or one of the same name in a directory that wins (systemd.unit(5)); or if the kernel knows no way back."""
+    """EBUSY if another drop-in would undo a run-time value at the next reload: one read after ours,
+    or one of the same name in a directory that wins (systemd.unit(5)); or if there is no way back."""
     unit, name, disk = split(address)
     with Bus() as bus:
-        _, dropins = _state(bus, unit, name, disk)
-        if name in _CPUSETS:
-            kind = SYSTEMD + unit.rpartition(".")[2].capitalize()
-            (group,) = bus.get(f"{MANAGER}/unit/{_label(unit)}", [(kind, "ControlGroup")])
-            if os.path.exists(file := f"/sys/fs/cgroup{group}/{_CPUSETS[name]}"):
-                cgroup.demand_way_back(file)
+        now, dropins = _state(bus, unit, name, disk)
+    if name in _CPUSETS and not now[0].word:
+        # systemd leaves the controller on, and the kernel takes no empty list back (reach.cgroup).
+        raise OSError(
+            errno.EBUSY, f"{unit} has no {name}=, and would not be rid of one: give it its slice's list"
+        )
     for property in PROPERTIES[name]:
         ours = os.path.basename(_dropin(unit, property))
         for path in dropins:
             file = os.path.basename(path)
             if (file > ours or (file == ours and path.startswith(LASTING))) and _sets(path, property):
-                raise PermissionError(
-                    errno.EPERM,
+                raise OSError(
+                    errno.EBUSY,
                     f"{path} sets {property.key}= too and wins at the next reload: remove it there",
                 )
 
