@@ -50,7 +50,7 @@ def read(tmp: Path, select: str | Path = "p", dropins: Path | None = None) -> Lo
         catalogue=CATALOGUE,
         metrics=METRICS.__contains__,
         uid_of=uid_of,
-        metric_names=METRICS,
+        sensed=dict.fromkeys(METRICS, ""),
         facts=FACTS,
     )
 

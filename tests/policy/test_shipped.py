@@ -26,7 +26,7 @@ def shipped(*names: str) -> Loaded:
         metrics=metrics.known,
         uid_of=USERS.__getitem__,
         facts=FACTS,
-        metric_names=metrics.METRICS,
+        sensed={name: metric.per for name, metric in metrics.METRICS.items()},
     )
 
 

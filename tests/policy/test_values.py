@@ -124,6 +124,7 @@ def with_templates(tmp: Path, text: str) -> Loaded:
         metrics=names.__contains__,
         uid_of=uid_of,
         facts=FACTS,
+        sensed={"disk.util": "disk"},
     )
 
 
@@ -133,7 +134,11 @@ def with_templates(tmp: Path, text: str) -> Loaded:
         (
             with_rule(when="[disk.util@* > 0.5 clear 0.2]"),
             "p.yaml:6: rules.one.when[0]: 'disk.util@*' is of many, and the rule has no knob of many; write "
-            "disk.util or one's name, or a glob in `do`",
+            "one's name behind the @, or disk.util for all",
+        ),
+        (
+            with_rule('"nic.len@*": set 10', when="[disk.util@* > 0.5 clear 0.2]"),
+            "'disk.util@*' is not of each nic, as the rule's knobs are; write one's name",
         ),
         (
             with_rule('"block.nr_requests@*": set 64, "nic.len@*": set 10'),

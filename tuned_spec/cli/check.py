@@ -74,7 +74,7 @@ def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loade
         metrics=metrics.known,
         uid_of=lambda user: int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid,
         facts=host_facts(args.root),
-        metric_names=metrics.METRICS,
+        sensed={name: metric.per for name, metric in metrics.METRICS.items()},
     )
 
 

@@ -123,7 +123,7 @@ def serve(options: Options) -> int:
                 metrics=known,
                 uid_of=_uid_of,
                 facts=host_facts(options.root),
-                metric_names=METRICS,
+                sensed={name: metric.per for name, metric in METRICS.items()},
             ).policy
             daemon = Daemon(options, policy, hands, boot_id, leftovers)
             try:

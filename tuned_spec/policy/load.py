@@ -45,18 +45,18 @@ def load(
     metrics: Callable[[str], bool],
     uid_of: Callable[[str], int],
     facts: Facts,
-    metric_names: Iterable[str] = (),
+    sensed: Mapping[str, str] | None = None,
 ) -> Loaded:
     """The merged policy. A name brings the drop-ins along; a path is that file and nothing else.
 
-    `uid_of` raises KeyError for an unknown user; `metric_names` only feed suggestions; `facts` are what a
-    policy may compute with (knobs/facts.py).
+    `uid_of` raises KeyError for an unknown user; `facts` are what a policy may compute with (knobs/facts.py);
+    `sensed`: each metric's name -> what there is one of each of ("disk"; "": one in all).
 
     Raises PolicyError with all problems of all files.
     """
     problems: list[Problem] = []
     files = _files(select, shipped, dropins, problems)
-    merge = Merge(catalogue, metrics, uid_of, tuple(metric_names), facts)
+    merge = Merge(catalogue, metrics, uid_of, sensed or {}, facts)
     merge.elsewhere = _rules_in(_policies(shipped, []).values())
     for path in files:
         merge.add(path)

@@ -19,8 +19,9 @@ from tuned_spec.policy import document, units
 from tuned_spec.policy.climbs import Climbs
 from tuned_spec.policy.document import Node, shown
 from tuned_spec.policy.limits import Limits
-from tuned_spec.policy.rules import Rules
+from tuned_spec.policy.rules import Draft, Rules
 from tuned_spec.policy.units import Misfit
+from tuned_spec.speculate.templates import is_glob
 
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
@@ -45,11 +46,11 @@ class Merge(Limits, Rules, Climbs):
         catalogue: Mapping[str, Knob],
         metrics: Callable[[str], bool],
         uid_of: Callable[[str], int],
-        metric_names: tuple[str, ...],
+        sensed: Mapping[str, str],
         facts: Facts,
     ) -> None:
         super().__init__(catalogue, facts)
-        self.known_metric, self.uid_of, self.metric_names = metrics, uid_of, metric_names
+        self.known_metric, self.uid_of, self.sensed = metrics, uid_of, sensed
         self.mode = Mode.OBSERVE
         self.settings: dict[str, float] = {}
         self.cgroups: dict[str, None] = {}
@@ -197,6 +198,7 @@ class Merge(Limits, Rules, Climbs):
             for line, key, metric in draft.metrics:
                 if wrong := self.wrong_metric(metric):
                     self.problem(line, key, *wrong)
+            self.check_globs(draft)
         for file, line, key, metric in self.climb_metrics:
             self.file = file
             if wrong := self.wrong_metric(metric):
@@ -223,11 +225,26 @@ class Merge(Limits, Rules, Climbs):
         if self.known_metric(metric):
             return None
         name, at, _ = metric.partition("@")
-        if name in self.metric_names:
+        if name in self.sensed:
             why = "it has no such instances" if at else f"say which: {name}@INSTANCE"
             return f"{shown(metric)} is no metric", f"{why}; docs/metrics.md lists what is sensed"
-        hint = self.close(name, self.metric_names) or "docs/metrics.md lists what is sensed"
+        hint = self.close(name, self.sensed) or "docs/metrics.md lists what is sensed"
         return f"unknown metric {shown(metric)}", hint
+
+    def check_globs(self, draft: Draft) -> None:
+        """A rule is made once for each instance that its knobs' globs mean; all its globs are that one."""
+        kinds = sorted({self.catalogue[name].per for name in draft.knobs if is_glob(name)})
+        if len(kinds) > 1:
+            what = f"has globs over {' and '.join(f'each {per}' for per in kinds)}"
+            self.problem(draft.line, f"{draft.key}.do", what, "one rule for each kind: split it")
+        for line, key, metric in draft.metrics:
+            name = metric.partition("@")[0]
+            if not is_glob(metric) or self.sensed.get(name, "") in kinds:
+                continue
+            what = f"{shown(metric)} is of many, and the rule has no knob of many"
+            if kinds:
+                what = f"{shown(metric)} is not of each {kinds[0]}, as the rule's knobs are"
+            self.problem(line, key, what, f"write one's name behind the @, or {name} for all")
 
     def check_apart(self) -> None:
         """Coupled knobs in different rules would undo each other behind the judge's back."""

@@ -15,7 +15,6 @@ from tuned_spec.model import Action, Condition, CouplingKind, Knob, Rule
 from tuned_spec.policy import grammar, units
 from tuned_spec.policy.document import Node, Table, Text, shown
 from tuned_spec.policy.targets import NAME, WHY_REQUIRED, Targets, confidence, some_time
-from tuned_spec.speculate.templates import is_glob
 
 RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
 RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence")
@@ -26,6 +25,7 @@ class Draft(msgspec.Struct):
 
     file: str
     line: int
+    key: str
     metrics: list[tuple[int, str, str]] = []  # line, key, metric
     knobs: tuple[str, ...] = ()
     rule: Rule | None = None
@@ -59,7 +59,7 @@ class Rules(Targets):
 
     def read_rule(self, table: Table, key: str) -> Draft:
         before = self.said[self.file]
-        draft = Draft(self.file, table.line)
+        draft = Draft(self.file, table.line, key)
         parts = self.known(table, f"{key}.", RULE_REQUIRED + RULE_OPTIONAL)
         for name in RULE_REQUIRED:
             if name not in parts:
@@ -79,7 +79,6 @@ class Rules(Targets):
         used = [(label, metric) for label, condition in when.items() for metric in _names(condition)]
         used += [("expect", expect.metric)] if expect else []
         used += [(label, guard.metric) for label, guard in guards.items()]
-        self.check_globs(draft.knobs, used, table.line, key)
         draft.metrics = [(self.places[f"{key}.{part}"][1], f"{key}.{part}", metric) for part, metric in used]
         if self.said[self.file] == before and expect is not None:
             rule = Rule(
@@ -96,21 +95,6 @@ class Rules(Targets):
             draft.rule = msgspec.structs.replace(rule, **given)
             self.check_lease(draft.rule, key)
         return draft
-
-    def check_globs(
-        self, knobs: tuple[str, ...], metrics: list[tuple[str, str]], line: int, key: str
-    ) -> None:
-        """A rule is made once for each instance that its knobs' globs mean; everything else follows them."""
-        many = {name: self.catalogue[name].per for name in knobs if is_glob(name)}
-        each = sorted(set(many.values()))
-        if len(each) > 1:
-            what = f"has globs over {' and '.join(f'each {per}' for per in each)}"
-            self.problem(line, f"{key}.do", what, "one rule for each kind: split it")
-        for part, metric in metrics:
-            if is_glob(metric) and not many:
-                hint = f"write {metric.partition('@')[0]} or one's name, or a glob in `do`"
-                what = f"{shown(metric)} is of many, and the rule has no knob of many"
-                self.problem(self.places[f"{key}.{part}"][1], f"{key}.{part}", what, hint)
 
     def check_lease(self, rule: Rule, key: str) -> None:
         """A lease that holds too few pairs of windows could only ever run out."""
