@@ -25,13 +25,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         loaded = load_policy([*args.policies, *args.policy] or ["default"], host, args)
     except PolicyError as error:
-        if args.json:
-            show.json_out({"v": 1, "command": "check", "ok": False, "problems": error.problems})
-        else:
-            print(error)
-            count = len(error.problems)
-            print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
-        return error.exit_code
+        return problems(error, args.json, "check")
     policy = loaded.policy
     sleeping = asleep(policy, host, args.root)
     limited = sorted({limit.knob for limit in policy.limits} | {a.knob for r in policy.rules for a in r.do})
@@ -62,6 +56,17 @@ def main(args: argparse.Namespace) -> int:
         print(f"\n{show.heading('knobs that cannot be written here')}")
         print(show.table(missing, ("KNOB", "WHY"), indent=2))
     return 0
+
+
+def problems(error: PolicyError, json: bool, command: str) -> int:
+    """Shows them all; the exit code."""
+    if json:
+        show.json_out({"v": 1, "command": command, "ok": False, "problems": error.problems})
+    else:
+        print(error)
+        count = len(error.problems)
+        print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
+    return error.exit_code
 
 
 def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loaded:
