@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 
+from tuned_spec.knobs import text
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Action, Condition, Expect, Guard, Knob, KnobType, Op, Value, Way
 from tuned_spec.policy import units
@@ -141,6 +142,8 @@ def _value(knob: Knob, field: int | None, words: list[str], facts: Facts) -> Val
             return _SWITCH[words[0]]
         case KnobType.INT | KnobType.INTS:
             return number(knob, " ".join(words), facts)
+        case KnobType.CPUS | KnobType.CPUMASK:
+            return cpus(knob, words[0], facts)
         case _:
             raise Misfit(f"a knob of type {knob.type} is not for rules", "delete the line")
 
@@ -177,6 +180,17 @@ def number(knob: Knob, text: str, facts: Facts) -> int:
             f"{text} is outside {span(knob.low, knob.high)} {knob.unit}".rstrip(), "choose a value inside"
         )
     return value
+
+
+def cpus(knob: Knob, word: str, facts: Facts) -> str:
+    """A set of CPUs, `0-3,5`; `all` is those of this host."""
+    if word == "all" and "cpus" not in facts:
+        raise Misfit("how many CPUs there are is not known here", "write them like 0-3")
+    try:
+        listed = f"0-{facts['cpus'] - 1:g}" if word == "all" else word
+        return str(text.canonical(knob, listed))
+    except ValueError:
+        raise Misfit(f"{word[:60]!a} is not a set of CPUs", "write it like 0-3,5, or all") from None
 
 
 def span(low: int | None, high: int | None) -> str:
