@@ -18,6 +18,7 @@ from tuned_spec.engine import events as ev
 from tuned_spec.knobs import caps
 from tuned_spec.knobs.instances import concrete
 from tuned_spec.model import (
+    Condition,
     Expect,
     Guard,
     Knob,
@@ -32,7 +33,7 @@ from tuned_spec.model import (
     Write,
     Writes,
 )
-from tuned_spec.speculate.rules import RulesMemory, metrics
+from tuned_spec.speculate.rules import RulesMemory
 from tuned_spec.speculate.templates import instantiate
 
 UNTOLD = "absent"  # the envelope's code for a knob whose value the trace does not tell
@@ -214,12 +215,13 @@ class _Run:
 
     def silent(self, rule: Rule) -> tuple[str, ...]:
         """The metrics without which the rule cannot hold; a guard may be missing."""
-        needed = msgspec.structs.replace(rule, guard=(), when=())
-        missing = [name for name in metrics(needed) if name not in self.heard]
-        for condition in rule.when:
-            names = metrics(msgspec.structs.replace(rule, guard=(), when=(condition,)))[:-1]
-            if not self.heard.intersection(names):
-                missing.append(condition.metric)
+        missing = [] if rule.expect.metric in self.heard else [rule.expect.metric]
+        for first in rule.when:
+            link: Condition | None = first
+            while link is not None and link.metric not in self.heard:
+                link = link.fallback
+            if link is None:
+                missing.append(first.metric)
         return tuple(dict.fromkeys(missing))
 
 
