@@ -9,15 +9,16 @@ psi.cpu.some psi.cpu.full psi.memory.some psi.memory.full psi.io.some psi.io.ful
 psi.cpu.some.avg10 psi.cpu.full.avg10 psi.memory.some.avg10 psi.memory.full.avg10
 psi.io.some.avg10 psi.io.full.avg10
 cpu.busy cpu.user cpu.system cpu.iowait cpu.steal cpu.idle cpu.ctxt_per_s cpu.irq_per_s cpu.running
-cpu.blocked cpu.runqueue_wait
+cpu.blocked cpu.runqueue_wait cpu.softirq cpu.forks_per_s
 vm.pgscan_direct_per_s vm.pgscan_kswapd_per_s vm.pgsteal_per_s vm.allocstall_per_s vm.pswpin_per_s
 vm.pswpout_per_s vm.pgmajfault_per_s vm.refault_per_s vm.compact_stall_per_s vm.thp_fault_alloc_per_s
-vm.thp_split_per_s
+vm.thp_split_per_s vm.pgfault_per_s
 mem.available_share mem.dirty_share mem.writeback_share mem.swap_used_share mem.dirty_bytes
 tcp.retrans_share tcp.listen_overflows_per_s tcp.listen_drops_per_s tcp.syn_retrans_per_s
 tcp.active_opens_per_s tcp.passive_opens_per_s tcp.attempt_fails_per_s tcp.rcv_collapsed_per_s
 tcp.prune_called_per_s tcp.backlog_drop_per_s tcp.ofo_queue_per_s tcp.zero_window_per_s
-tcp.memory_pressures_per_s tcp.time_wait tcp.established
+tcp.memory_pressures_per_s tcp.time_wait tcp.established tcp.in_segs_per_s tcp.out_segs_per_s
+udp.in_datagrams_per_s ip.in_bytes_per_s disk.reads_per_s disk.writes_per_s
 udp.rcvbuf_errors_per_s udp.sndbuf_errors_per_s net.softnet_dropped_per_s net.softnet_squeezed_per_s
 disk.util disk.inflight
 disk.read_ms disk.write_ms disk.read_bytes_per_s disk.write_bytes_per_s disk.read_share
