@@ -229,7 +229,7 @@ class Road:
             shown, written = self._ledger.value(knob.id), self._text(knob.id)
             if shown == now and entry in ROUNDED_UP:
                 continue
-            if shown != foretold and not _is_rounded_up(entry, value, shown):
+            if shown != foretold and not is_rounded_up(entry, value, shown):
                 why = f"{value!r} was written, {foretold!r} was foretold, the kernel shows {shown!r}"
                 return Trip(entry, "failed", knob.id, before, written, why)
             return Trip(entry, "tried", knob.id, before, written)
@@ -245,7 +245,7 @@ class Road:
         )
 
 
-def _is_rounded_up(entry: str, value: Value, shown: Value) -> bool:
+def is_rounded_up(entry: str, value: Value, shown: Value) -> bool:
     most = ROUNDED_UP.get(entry, 0)
     return isinstance(value, int) and isinstance(shown, int) and value <= shown < value + most
 

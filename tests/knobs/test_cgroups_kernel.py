@@ -68,6 +68,9 @@ with open(f"{here}/cgroup.subtree_control", "w") as control:
     control.write("+cpu +memory +io +pids +cpuset")
 if os.fork() == 0:
     into("inner")
+    for name, text in ("cpuset.cpus", "0-1"), ("cpuset.mems", "0"):
+        with open(f"{here}/inner/{name}", "w") as file:
+            file.write(text)
     held = mmap.mmap(-1, %d)
     for at in range(0, len(held), 4096):
         held[at : at + 8] = os.urandom(8)
@@ -84,7 +87,7 @@ def units() -> Iterator[dict[str, str]]:
     script.write_text(INNER % HELD)
     fragments = {
         f"{NAME}-own.service": f"[Service]\nDelegate=yes\nExecStart=python3 {script}\n",
-        f"{NAME}.service": "[Service]\nExecStart=sleep infinity\n",
+        f"{NAME}.service": "[Service]\nAllowedCPUs=0-1\nAllowedMemoryNodes=0\nExecStart=sleep infinity\n",
     }
     for name, text in fragments.items():
         (Path("/run/systemd/system") / name).write_text(text)
@@ -222,9 +225,10 @@ def test_a_unit_that_is_gone_is_void(units: dict[str, str], ledger: Ledger) -> N
             scope.terminate()
     assert settled(lambda: not place.exists())
     assert settled(lambda: systemctl("show", "-P", "LoadState", name).strip() == "not-found")
-    outcomes = {o.knob: o.status for o in ledger.restore()}
+    restored = ledger.restore()
+    outcomes = {o.knob: o.status for o in restored}
     assert set(knobs) <= outcomes.keys()
-    assert set(outcomes.values()) == {"void"}
+    assert set(outcomes.values()) == {"void"}, "\n".join(f"{o.status} {o.found} {o.why}" for o in restored)
 
 
 def test_reclaim_is_a_deed_that_leaves_nothing_to_put_back(units: dict[str, str], ledger: Ledger) -> None:

@@ -340,7 +340,7 @@ try:
 except JournalError:
     refused += 1
 now = ledger.value(SWAPPINESS)
-print("refused" if refused > 1 else "never refused", now)
+print("refused" if refused > 1 else "never refused", now, flush=True)
 if {dies}:
     os.kill(os.getpid(), 9)
 print({{o.knob: o.status for o in ledger.restore()}})
@@ -369,7 +369,7 @@ def on_a_small_disk(tmp_path: Path, how: str, dies: bool, then: str) -> subproce
     """A ledger with its journal in 200 kB, in a mount namespace of its own; then a repair from outside."""
     program = tmp_path / "sick.py"
     program.write_text(SICK.format(root=str(ROOT), how=how, dies=dies, directory="/mnt"))
-    script = f"mount -t tmpfs -o size=200k,mode=755 none /mnt || exit 77; {sys.executable} {program}; {then}"
+    script = f"mount -t tmpfs -o size=400k,mode=755 none /mnt || exit 77; {sys.executable} {program}; {then}"
     script += f"{PYTHON} -I -S {SOURCE} --runtime-dir /mnt"
     done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, text=True)
     if done.returncode == 77:

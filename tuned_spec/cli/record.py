@@ -10,6 +10,7 @@ from pathlib import Path
 from tuned_spec.cli import show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import UsageError
+from tuned_spec.globs import matches
 from tuned_spec.knobs.facts import host_facts
 from tuned_spec.model import Value
 from tuned_spec.sense import metrics
@@ -70,7 +71,7 @@ def chosen(globs: list[str]) -> frozenset[str]:
     wanted: set[str] = set()
     for glob in globs:
         base, at, instance = glob.partition("@")
-        bases = [name for name in METRICS if metrics.matches(base, name)]
+        bases = [name for name in METRICS if matches(base, name)]
         found = [name + at + instance for name in bases if metrics.known(name + at + instance)]
         if not found:
             needs = ", ".join(sorted({PER[METRICS[name].per][1] for name in bases}))

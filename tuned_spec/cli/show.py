@@ -51,6 +51,7 @@ def table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), indent: int =
     columns = list(zip(*lines, strict=True))
     widths = [max(map(len, column)) for column in columns]
     least = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
+    least[-1] = 0  # behind it stands nothing: one long word that sticks out must not draw all lines with it
     spare = [room - max(12, word) for room, word in zip(widths, least, strict=True)]
     spare[0] = 0
     over = indent + sum(widths) + 2 * (len(widths) - 1) - width()

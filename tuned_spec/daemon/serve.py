@@ -178,7 +178,7 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1),
+            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,

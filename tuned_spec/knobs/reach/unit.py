@@ -350,6 +350,10 @@ def _state(bus: Bus, unit: str, name: str, disk: str) -> tuple[list[Part], list[
     load, dropins, *raw = bus.get(f"{MANAGER}/unit/{_label(unit)}", asked)
     if load != "loaded":
         raise FileNotFoundError(errno.ENOENT, f"{unit} is {load}")
+    if any(x.startswith(TRANSIENT) for x in dropins) and not os.path.exists(os.path.join(TRANSIENT, unit)):
+        raise FileNotFoundError(
+            errno.ENOENT, f"{unit} was made at run time, and is over"
+        )  # not yet forgotten
     parts = []
     for property, word, found in zip(properties, _words(name, raw, disk), raw):
         if name == IDLE:
