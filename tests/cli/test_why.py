@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tests.cli.place import STOP, SWAPPINESS, Place
 
 

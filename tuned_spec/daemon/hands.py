@@ -141,7 +141,8 @@ class Hands:
 
     def _failed(self, command: Apply, error: KnobError | JournalError) -> tuple[Event, ...]:
         if isinstance(error, KnobError):
-            return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error)),)
+            left = error.op == "restore"  # it could not be taken back
+            return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error), left),)
         failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
         return (JournalChanged(self.clock(), False, str(error)), failed)
 
