@@ -11,7 +11,8 @@ from tests.policy.catalogue import CATALOGUE, FACTS, METRICS, uid_of
 from tests.policy.test_load import loaded, problems, with_rule
 from tuned_spec.errors import PolicyError
 from tuned_spec.knobs.caps import Facts
-from tuned_spec.model import Knob, Limit
+from tuned_spec.model import Knob, KnobType, Limit
+from tuned_spec.policy import grammar
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.policy.units import Misfit, computed
 
@@ -171,3 +172,27 @@ limits:
         "block.nr_requests@vda", 32, 128, step_ratio=2.0, cooldown_s=60.0, origin=f"{path}:3"
     )
     assert limits["block.nr_requests"].high == 512
+
+
+# ------------------------------------------------------------------- what a machine can bear
+
+MASK = Knob("net.mask", "sysctl", "net/mask", KnobType.CPUMASK, "cpu mask", "for tests", "tests")
+
+
+@pytest.mark.parametrize(("word", "value"), [("all", "0-3"), ("0,2-3", "0,2-3"), ("0-0", "0")])
+def test_a_set_of_cpus(word: str, value: str) -> None:
+    assert grammar.action(MASK, None, f"set {word}", FACTS).value == value
+
+
+@pytest.mark.parametrize("word", ["any", "3-", "0x3"])
+def test_what_is_no_set_of_cpus(word: str) -> None:
+    with pytest.raises(Misfit, match=r"is not a set of CPUs; write it like 0-3,5, or all"):
+        grammar.action(MASK, None, f"set {word}", FACTS)
+
+
+def test_a_number_that_only_this_machine_cannot_bear_is_brought_down() -> None:
+    """The same policy is for small hosts and large ones; without a cap it would be a slip of the author's."""
+    capped = msgspec.structs.replace(CATALOGUE["vm.dirty_bytes"], cap="10% of ram", high=64 * MIB)
+    assert grammar.number(capped, "1GiB", FACTS) == 64 * MIB
+    with pytest.raises(Misfit, match="outside"):
+        grammar.number(msgspec.structs.replace(capped, cap=""), "1GiB", FACTS)
