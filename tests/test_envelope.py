@@ -165,3 +165,15 @@ def test_the_fields_of_a_triple_keep_their_order() -> None:
     refusal = envelope.judge_value(triple, limit, (1, 5, 4), (1, 2, 3))
     assert refusal and refusal.code == "order"
     assert envelope.judge_value(triple, limit, (9, 5, 4), (3, 2, 1)) is None, "where it was so, it may be"
+
+
+@pytest.mark.parametrize(
+    ("tried_only", "tried", "code"), [(True, (), "untried"), (True, ("6.12",), ""), (False, (), "")]
+)
+def test_an_entry_that_no_kernel_is_on_record_for_is_only_observed(
+    tried_only: bool, tried: tuple[str, ...], code: str
+) -> None:
+    catalogue = {**CATALOGUE, "t.plain": knob("t.plain", tried=tried)}
+    now = situation(catalogue=catalogue, tried_only=tried_only)
+    refusal = envelope.gate("grow", ["t.plain"], "app.p95", True, 5.0, now)
+    assert (refusal.code if refusal else "") == code

@@ -41,6 +41,7 @@ CODES = {
     "unknown_knob": "not in the catalogue",
     "absent": "this host does not have the knob",
     "read_only": "the knob cannot be written here",
+    "untried": "no kernel is on record on which it was written and put back: it is only observed",
     "irreversible": "the way back is not proven",
     "risk": "high-risk knobs are for a person to change",
     "foreign": "somebody else wrote this knob: theirs until `tuned-spec resume KNOB`",
@@ -110,6 +111,7 @@ class Situation(msgspec.Struct, frozen=True):
     actor_alive: bool
     foreign: frozenset[str]
     open_trials: tuple[OpenTrial, ...]
+    tried_only: bool = False
 
 
 def partners(knobs: Collection[str], catalogue: Mapping[str, Knob]) -> frozenset[str]:
@@ -241,6 +243,8 @@ def gate(
             return Refusal("unknown_knob", name, CODES["unknown_knob"])
         if now.catalogue[name].risk is Risk.HIGH:
             return Refusal("risk", name, CODES["risk"])
+        if now.tried_only and not now.catalogue[name].tried:
+            return Refusal("untried", name, CODES["untried"])
     touched = partners(knobs, now.catalogue)
     for name in sorted(touched & now.foreign):
         return Refusal("foreign", name, CODES["foreign"])

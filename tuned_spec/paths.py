@@ -1,4 +1,4 @@
-"""Where everything lies: the one list of file and directory names.
+"""Where everything lies: the one list of file and directory names, and where the host has its cgroups.
 
 Root's places are /run/tuned-spec (this boot) and /var/lib/tuned-spec (kept); anyone else's are below
 $XDG_RUNTIME_DIR and $XDG_STATE_HOME.
@@ -7,6 +7,7 @@ $XDG_RUNTIME_DIR and $XDG_STATE_HOME.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 LOCK = "lock"  # flock held by the daemon for its life; holds its pid
@@ -38,3 +39,20 @@ def shipped_policies() -> Path:
     """The policies that come with the package: beside it in a checkout, in /usr/share once installed."""
     beside = Path(__file__).resolve().parent.parent / "policies"
     return beside if beside.is_dir() else Path("/usr/share/tuned-spec/policies")
+
+
+def cgroup2_root(root: Path) -> Path | None:
+    """Where cgroup2 is mounted, from mountinfo; None if it is not (or mountinfo cannot be read).
+
+    Hybrid layouts have it beside the version 1 controllers, mostly at /sys/fs/cgroup/unified.
+    """
+    try:
+        lines = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        mount, _, filesystem = line.partition(" - ")
+        if filesystem.startswith("cgroup2 "):
+            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split()[4])
+            return root / point.lstrip("/")
+    return None

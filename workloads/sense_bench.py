@@ -29,9 +29,9 @@ from pathlib import Path
 
 import psutil
 
+from tuned_spec.paths import cgroup2_root
 from tuned_spec.sense.metrics import METRICS
 from tuned_spec.sense.sensor import Sense
-from tuned_spec.sense.sources import cgroup2_root
 
 Part = dict[str, object]
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.cli.place import SWAPPINESS, Place
-from tuned_spec import cli, errors
+from tests.engine.world import World
+from tuned_spec import cli, engine, errors
 from tuned_spec.cli import status
-from tuned_spec.model import RECORD_KINDS
+from tuned_spec.engine import events as ev
+from tuned_spec.model import RECORD_KINDS, Case, Mode, Verdict, VerdictKind
 
 DOC = (Path(__file__).parents[2] / "docs/json.md").read_text()
 
@@ -55,6 +57,20 @@ def test_every_key_is_there(place: Place, words: tuple[str, ...]) -> None:
         document.get("judged", {}),
         document.get("last", {}),
     ]:
+        for key in part:
+            assert f"`{key}`" in said, key
+
+
+def test_every_key_of_the_daemons_answer_is_there() -> None:
+    world = World(Mode.LOSSY)
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    world.feed(ev.Observed(world.t, {"app.p95": 50.0}))
+    (case,) = (message for message in world.told if isinstance(message, Case))
+    said, described = section("status"), engine.describe(world.state, world.t)
+    world.feed(ev.ActorSaid(world.t, Verdict(case.id, VerdictKind.CONFIRM, "a test")))
+    held = engine.describe(world.state, world.t)["held"]
+    for part in (described, described["guesses"], described["workload"], *described["open"], *held):  # type: ignore[misc]
+        assert isinstance(part, dict) and part
         for key in part:
             assert f"`{key}`" in said, key
 

@@ -165,6 +165,33 @@ def test_a_foreign_write_ends_a_search_and_is_left() -> None:
     assert world.kernel["t.plain"] == 777 and not world.state.trials
 
 
+@pytest.mark.parametrize("stop", ["paused", "journal"])
+def test_a_search_stays_where_it_is_while_nothing_new_may_be_written(stop: str) -> None:
+    world = world_of(SEARCHING)
+    live(world, 5)
+    (trial,) = world.state.trials.values()
+    paused = ev.Pause(world.t) if stop == "paused" else ev.JournalChanged(world.t, False, "full")
+    world.feed(paused)
+    before = list(world.written)
+    live(world, 10)
+    assert world.written == before and trial.id in world.state.trials
+    world.feed(ev.Resume(world.t) if stop == "paused" else ev.JournalChanged(world.t, True))
+    live(world, 5)
+    assert world.written != before
+
+
+def test_a_search_and_a_rule_that_ask_at_once_do_not_both_get_the_knob() -> None:
+    policy = Policy(
+        names=("test",),
+        rules=(rule("grow", Action("t.plain", Op.MULTIPLY, 2.0), metric="app.lag"),),
+        climbs=(SEARCH,),
+    )
+    world = world_of(policy)
+    world.feed(ev.Observed(world.t, {"app.lag": 50.0}, host=False))
+    (trial,) = world.state.trials.values()
+    assert trial.proposal.rule == "grow" and world.state.refusals == {"knob_busy": 1}
+
+
 def test_another_workload_begins_the_search_anew() -> None:
     world = world_of(SEARCHING)
     host(world, CPU, 5, app_lag=50.0)

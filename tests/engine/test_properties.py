@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from tests.engine.world import CATALOGUE, FOUND, World
+from tests.engine.test_learning import CPU, DISK
+from tests.engine.world import CATALOGUE, FOUND, RULES, World
 from tuned_spec.engine import events as ev
 from tuned_spec.engine import next_wake
 from tuned_spec.engine.state import Phase
@@ -19,11 +20,13 @@ from tuned_spec.model import (
     Measurement,
     Mode,
     Probe,
+    Rule,
     Value,
     Verdict,
     VerdictKind,
     Write,
 )
+from tuned_spec.speculate.signature import NEEDS
 
 KNOBS = st.sampled_from(sorted(FOUND))
 VALUES: st.SearchStrategy[Value] = st.one_of(
@@ -39,6 +42,8 @@ class Loop(RuleBasedStateMachine):
         self.world = World(mode)
         self.foreign: set[str] = set()
         self.stopped = False
+        self.seen = self.noted = 0
+        self.was_paused = self.asked = False
         self.world.feed(ev.ActorChanged(self.world.t, True, "started"))
 
     def cases(self) -> list[str]:
@@ -67,13 +72,28 @@ class Loop(RuleBasedStateMachine):
         case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
         trial = self.world.state.trials.get(case)
         writes = tuple(Write(k, value) for k in trial.knobs) if trial else (Write("t.plain", value),)
+        self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, Measure(case, 1, arm, settle, dwell, writes)))
 
     @rule(data=st.data(), kind=st.sampled_from(list(VerdictKind)), value=VALUES, knob=KNOBS)
     def verdict(self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str) -> None:
         case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
         verdict = Verdict(case, kind, "because", (Write(knob, value),))
+        self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, verdict))
+
+    @rule(figures=st.sampled_from([CPU, DISK]), seconds=st.integers(1, 6))
+    def workload(self, figures: dict[str, float], seconds: int) -> None:
+        """A second of it at a time, with what searches listen to."""
+        for _ in range(seconds):
+            self.world.t += 1.0
+            self.world.feed(ev.Observed(self.world.t, dict.fromkeys(NEEDS, 0.0) | figures))
+            self.world.feed(ev.Observed(self.world.t, {"app.lag": 9.0}, host=False))
+
+    @rule(rules=st.sets(st.sampled_from(RULES)))
+    def planned(self, rules: set[Rule]) -> None:
+        """What the rules are of goes and comes back."""
+        self.world.feed(ev.Planned(self.world.t, tuple(one for one in RULES if one in rules)))
 
     @rule()
     def probe(self) -> None:
@@ -160,6 +180,37 @@ class Loop(RuleBasedStateMachine):
         known |= self.world.stuck | self.foreign
         for name, value in self.world.kernel.items():
             assert value == FOUND[name] or name in known, (name, value)
+
+    @invariant()
+    def nothing_new_is_written_while_paused(self) -> None:
+        """Arms that the actor asks for are no news; what a search or a rule would like to try is."""
+        new, self.seen = self.world.commands[self.seen :], len(self.world.commands)
+        if self.world.state.paused and self.was_paused:
+            searching = {t.id for t in self.world.state.trials.values() if t.phase is Phase.CLIMBING}
+            assert not [c for c in new if isinstance(c, ev.Apply) and c.trial in searching]
+            assert not [n for n in self.world.notes[self.noted :] if n.kind == "proposed"]
+        self.was_paused, self.noted = self.world.state.paused, len(self.world.notes)
+
+    @invariant()
+    def switches_keep_to_their_budget(self) -> None:
+        budget = self.world.state.setup.policy.toggles_per_minute
+        assert len([x for x in self.world.state.envelope.toggles if x > self.world.t - 60.0]) <= budget
+
+    @invariant()
+    def nobody_waits_for_an_answer_that_came(self) -> None:
+        assert not self.world.state.looking
+
+    @invariant()
+    def a_search_has_something_to_wait_for(self) -> None:
+        for trial in self.world.state.trials.values():
+            assert trial.phase is not Phase.CLIMBING or trial.window is not None
+
+    @invariant()
+    def lossless_writes_only_what_was_asked_for(self) -> None:
+        if self.world.state.mode is Mode.LOSSLESS:
+            applied = [c for c in self.world.commands if isinstance(c, ev.Apply)]
+            assert not applied or self.asked
+            assert not [n for n in self.world.notes if n.kind == "climbed"]
 
     @invariant()
     def one_trial_a_knob(self) -> None:

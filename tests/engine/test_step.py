@@ -242,6 +242,18 @@ def test_a_refused_write_ends_the_trial() -> None:
     assert world.kinds()[-1] == "failed" and not world.state.trials
 
 
+def test_a_write_that_cannot_be_taken_back_at_once_is_until_it_can() -> None:
+    world = started()
+    world.refuse.add("t.plain")
+    world.stuck.add("t.plain")
+    observe(world, app_p95=50.0)
+    assert world.kernel["t.plain"] == 200
+    world.stuck.clear()
+    world.t += 1.0
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel == FOUND and not world.state.trials
+
+
 def test_a_revert_that_fails_is_tried_until_it_succeeds() -> None:
     world = started()
     observe(world, app_p95=50.0)

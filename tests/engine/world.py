@@ -90,6 +90,7 @@ RULES = (
     rule("slow", Action("t.slow", Op.SET, 9), metric="cpu.busy"),
     rule("late", Action("t.slow", Op.SET, 11), metric="app.max", when=(LATE,)),
     rule("pair", Action("t.bytes", Op.SET, 500), metric="app.other"),
+    rule("jump", Action("t.search", Op.SET, 100), metric="app.lag"),
 )
 POLICY = Policy(
     names=("test",),
@@ -169,7 +170,11 @@ class World:
     def apply(self, command: ev.Apply) -> ev.Event:
         for write in command.writes:
             if write.knob in self.refuse:
-                return ev.ApplyFailed(self.t, command.trial, write.knob, 22, "the kernel refused")
+                left = write.knob in self.stuck  # it was written, not read back, and cannot be taken back
+                if left:
+                    self.rows.setdefault(write.knob, self.kernel[write.knob])
+                    self.write(write.knob, write.value)
+                return ev.ApplyFailed(self.t, command.trial, write.knob, 22, "the kernel refused", left)
         before = tuple(Write(w.knob, self.kernel[w.knob]) for w in command.writes)
         for write in command.writes:
             self.rows.setdefault(write.knob, self.kernel[write.knob])

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,6 @@ def put(root: Path, path: str, text: str) -> None:
 def a_disk(root: Path, name: str, *, device: bool = True, size: int = 2048, hidden: int = 0) -> None:
     put(root, f"sys/block/{name}/size", f"{size}\n")
     put(root, f"sys/block/{name}/hidden", f"{hidden}\n")
-    put(root, f"sys/block/{name}/diskseq", "7\n")
     put(root, f"sys/block/{name}/queue/read_ahead_kb", "128\n")
     put(root, f"sys/block/{name}/queue/max_sectors_kb", "512\n")
     put(root, f"sys/block/{name}/queue/max_hw_sectors_kb", "1024\n")
@@ -58,9 +58,15 @@ def test_a_disk_bounds_its_requests_offers_its_schedulers_and_has_a_number(tmp_p
     assert here["block.max_sectors_kb@sda"].high == 1024
     assert here["block.max_sectors_kb"].high == 65536
     assert here["block.scheduler@sda"].choices == ("none", "mq-deadline")
-    assert access["block"].identity(here["block.scheduler@sda"]) == "diskseq:7@sda"
-    (tmp_path / "sys/block/sda/diskseq").unlink()
-    assert access["block"].identity(here["block.scheduler@sda"]) == ""
+    queue = tmp_path / "sys/block/sda/queue"
+    identity = access["block"].identity(here["block.scheduler@sda"])
+    assert identity == f"inode:{queue.stat().st_ino}@{queue}"
+    assert reach.gone(identity) == ""
+    queue.rename(queue.with_name("old"))  # another of the name is another disk
+    assert "No such file" in reach.gone(identity)
+    put(tmp_path, "sys/block/sda/queue/scheduler", "[none]\n")
+    assert "is another one now" in reach.gone(identity)
+    assert access["block"].identity(here["block.scheduler@sdz"]) == ""
 
 
 @pytest.mark.parametrize("name", ["../sda", "..", "a/../../b", ""])
@@ -168,5 +174,41 @@ def test_a_disk_of_this_host_is_itself_and_no_other() -> None:
     for disk in here.instances("block.scheduler"):
         identity = access["block"].identity(here[f"block.scheduler@{disk}"])
         assert reach.gone(identity) == ""
-        assert "is another one now" in reach.gone(f"diskseq:0@{disk}")
-    assert "No such file" in reach.gone("diskseq:1@no-such-disk")
+        assert "is another one now" in reach.gone(identity.replace(":", ":1", 1))
+
+
+@pytest.fixture
+def filled(loop: str, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """A loop device with a file behind it; call it to put in another one."""
+    image, device = tmp_path / "image", f"/dev/{loop}"
+    image.write_bytes(bytes(1 << 20))
+
+    def swap() -> None:
+        subprocess.run(["losetup", "--detach", device], check=True)
+        subprocess.run(["losetup", device, image], check=True)
+
+    subprocess.run(["losetup", device, image], check=True)
+    yield swap
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.kernel
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("losetup"), reason="block.nomerges: root, losetup")
+def test_what_was_set_goes_back_though_the_medium_was_changed(
+    loop: str, filled: Callable[[], None], tmp_path: Path
+) -> None:
+    """The kernel keeps it: a card or a file that is changed is no other disk."""
+    file = Path("/sys/block") / loop / "queue/nomerges"
+    before = file.read_text()
+    access = adapters()
+    journal = Journal(tmp_path, repair.boot_id())
+    ledger = Ledger(Catalogue(load(), access), access, journal, time.monotonic)
+    try:
+        ledger.apply("t1", "r", (Write(f"block.nomerges@{loop}", 2),))
+        filled()
+        assert file.read_text() == "2\n"
+        assert [o.status for o in ledger.restore()] == ["restored"]
+        assert file.read_text() == before
+    finally:
+        file.write_text(before)
+        journal.close()

@@ -33,6 +33,7 @@ KNOBS = Catalogue(load(), ADAPTERS)
 # What the kernel also refuses by things that are no knobs.
 HELD_BY_OTHERS = {
     "kernel.sched_rt_runtime_us": "with CONFIG_RT_GROUP_SCHED the shares of all cgroups must fit",
+    "kernel.nmi_watchdog": "the CPU must have a counter for it",
     "kernel.sched_rt_period_us": "with CONFIG_RT_GROUP_SCHED the shares of all cgroups must fit",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.policy.catalogue import FACTS
 from tuned_spec import windows
 from tuned_spec.model import Knob, KnobType, Mode, Risk
 from tuned_spec.paths import shipped_policies
@@ -24,7 +25,8 @@ def shipped(*names: str) -> Loaded:
         catalogue=catalogue.load(),
         metrics=metrics.known,
         uid_of=USERS.__getitem__,
-        metric_names=metrics.METRICS,
+        facts=FACTS,
+        sensed={name: metric.per for name, metric in metrics.METRICS.items()},
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tuned_spec.sense.sources import cgroup2_root
+from tuned_spec.paths import cgroup2_root
 
 FILES = {
     "proc/pressure/cpu": "some avg10=12.50 avg60=0.00 avg300=0.00 total=1000000\n"

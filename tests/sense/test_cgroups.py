@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.sense.conftest import Tree
 from tuned_spec.sense.cgroups import FORMATS, LISTED_IN, MAX_OPEN, CgroupFile, open_cgroups
+from tuned_spec.sense.reading import Want
 from tuned_spec.sense.sensor import Sense
-from tuned_spec.sense.sources import Want
 
 MOUNT = "sys/fs/cgroup/uni fied"
 CPU = "<cgroup2>/cpu.pressure"

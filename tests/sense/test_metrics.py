@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tuned_spec.globs import leads_to, matches, split
 from tuned_spec.policy.units import metric_unit
 from tuned_spec.sense.metrics import (
     CGROUP2,
@@ -15,11 +16,8 @@ from tuned_spec.sense.metrics import (
     cgroups_in,
     find,
     known,
-    leads_to,
     markdown,
-    matches,
     of_cgroup,
-    split,
 )
 
 HERE = Path(__file__).parent

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tuned_spec.sense.metrics import CPU_TIME, METRICS, Kind
 from tuned_spec.sense.rates import compute, delta
-from tuned_spec.sense.sources import Reading, Rows
+from tuned_spec.sense.reading import Reading, Rows
 
 SOURCES: dict[str, set[str]] = {}
 for _metric in METRICS.values():

@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.sense.conftest import Tree
+from tuned_spec.paths import cgroup2_root
 from tuned_spec.sense.metrics import METRICS
-from tuned_spec.sense.sources import PARSERS, RETRY_S, Rows, Source, Want, cgroup2_root, open_source
+from tuned_spec.sense.reading import RETRY_S, Rows, Want
+from tuned_spec.sense.sources import PARSERS, Source, open_source
 
 SOURCES = sorted(
     {

@@ -26,6 +26,7 @@ from tuned_spec.engine.events import (
     RevertAll,
     Reverted,
 )
+from tuned_spec.envelope import CODES
 from tuned_spec.errors import JournalError, KnobError
 from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import Catalogue
@@ -75,6 +76,8 @@ class Hands:
             probe = self.access[knob.adapter].probe(knob)
             if not (probe.writable if self.to_write else probe.present):
                 why[name] = probe.why
+            elif self.to_write and not knob.tried:
+                why[name] = CODES["untried"]
         return why
 
     def foreign(self) -> tuple[ForeignFound, ...]:
@@ -138,7 +141,8 @@ class Hands:
 
     def _failed(self, command: Apply, error: KnobError | JournalError) -> tuple[Event, ...]:
         if isinstance(error, KnobError):
-            return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error)),)
+            left = error.op == "restore"  # it could not be taken back
+            return (ApplyFailed(self.clock(), command.trial, error.knob, error.code, str(error), left),)
         failed = ApplyFailed(self.clock(), command.trial, command.writes[0].knob, 0, str(error))
         return (JournalChanged(self.clock(), False, str(error)), failed)
 

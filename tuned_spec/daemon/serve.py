@@ -58,6 +58,7 @@ from tuned_spec.engine.events import (
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
+from tuned_spec.knobs.facts import host_facts
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
@@ -121,7 +122,8 @@ def serve(options: Options) -> int:
                 catalogue=catalogue,
                 metrics=known,
                 uid_of=_uid_of,
-                metric_names=METRICS,
+                facts=host_facts(options.root),
+                sensed={name: metric.per for name, metric in METRICS.items()},
             ).policy
             daemon = Daemon(options, policy, hands, boot_id, leftovers)
             try:
@@ -177,7 +179,7 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1),
+            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,

@@ -115,7 +115,7 @@ class Climbing(Trials):
         memory, move = search.advance(climb, trial.climb, window.samples, self.t)
         if isinstance(move, search.Rest):
             self.end_climb(trial, memory, move)
-        elif not envelope.may_toggle(self.state.envelope, self.state.setup.policy, self.t):
+        elif not self.may_move():
             self.open_window(trial)  # one more look at where it is
         elif refusal := self.judge_actor_writes(trial, move.writes):
             self.rest(trial)
@@ -125,6 +125,12 @@ class Climbing(Trials):
             self.state = replace(self.state, envelope=toggles)
             self.put(replace(trial, climb=memory))
             self.do(Apply(trial.id, climb.id, move.writes))
+
+    def may_move(self) -> bool:
+        """A search is no measurement that was asked for: each of its moves is a new change."""
+        state = self.state
+        allowed = state.journal_ok and not state.paused
+        return allowed and envelope.may_toggle(state.envelope, state.setup.policy, self.t)
 
     def end_climb(self, trial: Trial, memory: search.ClimbMemory, rest: search.Rest) -> None:
         """At its best: the actor judges it against where the search began."""

@@ -60,13 +60,15 @@ class Applied(Frozen, frozen=True):
 
 
 class ApplyFailed(Frozen, frozen=True):
-    """The kernel or the journal refused; everything of that transaction is as it was before it."""
+    """The kernel or the journal refused; everything of that transaction is as it was before it, unless
+    what had been written could not be taken back (`left`)."""
 
     t: float
     trial: str
     knob: str
     code: int
     what: str
+    left: bool = False
 
 
 class Reverted(Frozen, frozen=True):

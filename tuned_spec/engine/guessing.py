@@ -157,6 +157,9 @@ class Guessing(Climbing):
             self.refuse(rule, event.refusal)
             return
         if climb is not None:
+            if refusal := self.gate(rule):  # a rule that asked with it may have got the knob
+                self.refuse(rule, refusal)
+                return
             try:
                 self.open_climb(climb, event.live)
             except KnobError as error:

@@ -34,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True):
     rules: tuple[Rule, ...]
     climbs: tuple[Climb, ...]
     cpus: int
+    tried_only: bool  # entries that no kernel is on record for are only observed
 
     @classmethod
     def of(
@@ -42,6 +43,7 @@ class Setup(msgspec.Struct, frozen=True):
         catalogue: Mapping[str, Knob],
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
+        tried_only: bool = False,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -51,6 +53,7 @@ class Setup(msgspec.Struct, frozen=True):
             rules=policy.rules if rules is None else rules,
             climbs=policy.climbs,
             cpus=cpus,
+            tried_only=tried_only,
         )
 
     def climb(self, name: str) -> Climb | None:
@@ -185,6 +188,7 @@ def situation(state: State, t: float) -> Situation:
         actor_alive=state.actor_alive or state.mode is Mode.OBSERVE,
         foreign=frozenset(state.foreign),
         open_trials=trials,
+        tried_only=state.setup.tried_only and state.mode is not Mode.OBSERVE,
     )
 
 

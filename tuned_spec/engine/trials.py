@@ -170,7 +170,10 @@ class Trials(Measuring):
         match trial.phase:
             case Phase.APPLYING:
                 self.rest(trial)
-                self.drop(trial)
+                if event.left:
+                    self.revert(trial, f"{event.knob} could not be written, nor taken back at once")
+                else:
+                    self.drop(trial)
             case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING:
                 self.rest(trial)
                 self.revert(trial, f"{event.knob} could not be written")

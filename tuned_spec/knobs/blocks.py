@@ -22,12 +22,15 @@ def _is_real(disk: Path) -> bool:
 
 
 def identity(root: Path, knob: Knob) -> str:
-    """`diskseq:9@vda`: the kernel (5.15) numbers all disks it meets, of the same name or not."""
+    """`inode:9@/sys/block/vda/queue`: sysfs numbers each directory it makes anew, of the same name or not.
+
+    Not diskseq: that counts media, too, and what was set stays when a card or a loop device's file changes.
+    """
+    queue = root / "sys/block" / knob.instance / "queue"
     try:
-        sequence = (root / "sys/block" / knob.instance / "diskseq").read_text().strip()
+        return f"inode:{queue.stat().st_ino}@{queue}"
     except OSError:
         return ""
-    return f"diskseq:{sequence}@{knob.instance}"
 
 
 def facts(root: Path, knob: Knob) -> dict[str, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import KnobAbsent
 from ..model import Knob
-from ..sense.sources import cgroup2_root
+from ..paths import cgroup2_root
 from .reach import unit
 
 MOST = 20_000  # cgroups looked at in one walk

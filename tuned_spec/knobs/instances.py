@@ -6,15 +6,13 @@ Owns what `ENTRY@INSTANCE` means. Asks the adapters which instances are here and
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
+from ..globs import is_glob, matches
 from ..model import Knob
 from .adapters import Adapter, offering
 from .namespaces import PREFIX, SCOPE
-
-GLOB = frozenset("*?[")
 
 
 def many(entry: Knob) -> str:
@@ -62,7 +60,7 @@ class Catalogue(Mapping[str, Knob]):
         if not at or not instance or not (entry.per or _is_named(entry, instance)):
             raise KeyError(id)
         knob = concrete(entry, instance, self._entries)
-        if not GLOB & set(instance):
+        if not is_glob(instance):
             knob = self._concrete[id] = offering(knob, self._access[knob.adapter])
         return knob
 
@@ -81,7 +79,7 @@ class Catalogue(Mapping[str, Knob]):
         return tuple(
             instance
             for instance in self._access[entry.adapter].instances(entry)
-            if fnmatchcase(instance, pattern or "*")
+            if matches(pattern or "**", instance)
         )
 
     def forget(self, instance: str) -> None:

@@ -65,6 +65,8 @@ class Plan(NamedTuple):
 class Applied(Frozen, frozen=True):
     """What one `apply` did. `before` and `after` can each be applied again (arms A and B).
 
+    `after` is in the order that was asked for, whatever the order in which it was written.
+
     A knob that its partner zeroes is in neither: 0 is not a value that can be written to it.
     """
 
@@ -270,6 +272,7 @@ class Ledger:
         except KnobAbsent:
             self.restore([w.knob for w in plan.asked])  # the rest of the change is for nothing
             raise
+        after = {w.knob: after[w.knob] for w in plan.asked if w.knob in after} | after
         selectors = set(plan.selector_of.values())
         for write in plan.asked:
             if write.knob in selectors:

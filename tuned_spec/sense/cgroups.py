@@ -18,8 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tuned_spec.sense.metrics import is_glob, leads_to, matches
-from tuned_spec.sense.sources import Fields, Rows, Want, cgroup2_root
+from tuned_spec.globs import is_glob, leads_to, matches
+from tuned_spec.paths import cgroup2_root
+from tuned_spec.sense.reading import Fields, Rows, Want
 
 MAX_OPEN = 512
 LISTED_IN = 10

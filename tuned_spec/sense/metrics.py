@@ -15,11 +15,11 @@ networking/snmp_counter.rst, admin-guide/sysctl/net.rst; and from include/uapi/l
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterable
 from enum import StrEnum
 
+from tuned_spec.globs import split
 from tuned_spec.model import Frozen, Way
 
 DOWN, UP = Way.DOWN, Way.UP
@@ -719,12 +719,6 @@ METRICS: dict[str, Metric] = {
 _APP = re.compile(r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 
-def split(name: str) -> tuple[str, str]:
-    """`disk.util@sda` -> (`disk.util`, `sda`); the instance is "" for a plain name."""
-    base, _, instance = name.partition("@")
-    return base, instance
-
-
 def cgroup_path(path: str) -> str | None:
     """The canonical form of a cgroup named below the root of cgroup2; None if it is no such name."""
     parts = path.strip("/").split("/")
@@ -749,32 +743,6 @@ def find(name: str) -> Metric | None:
 def known(name: str) -> bool:
     """May a policy name this metric? Whether this host has it is another matter: see `Sense.absent`."""
     return find(name) is not None
-
-
-def is_glob(instance: str) -> bool:
-    return "*" in instance or "?" in instance
-
-
-@functools.lru_cache(maxsize=256)
-def _pattern(glob: str) -> re.Pattern[str]:
-    words = {"**": ".+", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(words.get(word) or re.escape(word) for word in re.findall(r"\*\*|.", glob)))
-
-
-def matches(glob: str, instance: str) -> bool:
-    """`*` and `?` stop at a "/", `**` does not. Nothing else is special: names of cgroups hold brackets."""
-    return _pattern(glob).fullmatch(instance) is not None
-
-
-def leads_to(glob: str, path: str) -> bool:
-    """Whether something below the cgroup `path` could match."""
-    wanted, names = glob.split("/"), path.split("/") if path else []
-    for word, name in zip(wanted, names, strict=False):
-        if "**" in word:
-            return True
-        if not matches(word, name):
-            return False
-    return len(names) < len(wanted)
 
 
 def of_cgroup(path: str) -> tuple[str, ...]:

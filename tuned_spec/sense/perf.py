@@ -14,7 +14,7 @@ import os
 import platform
 import struct
 
-from tuned_spec.sense.sources import RETRY_S, Rows
+from tuned_spec.sense.reading import RETRY_S, Rows
 
 # event -> type (PERF_TYPE_HARDWARE 0, PERF_TYPE_SOFTWARE 1), config
 EVENTS = {

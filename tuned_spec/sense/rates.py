@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from tuned_spec.sense.metrics import Kind, Metric, is_glob, matches, split
-from tuned_spec.sense.sources import Fields, Reading, Rows
+from tuned_spec.globs import is_glob, matches, split
+from tuned_spec.sense.metrics import Kind, Metric
+from tuned_spec.sense.reading import Fields, Reading, Rows
 
 Pair = tuple[Fields, Fields]  # one row: before, now
 

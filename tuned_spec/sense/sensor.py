@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tuned_spec.globs import is_glob, matches, split
 from tuned_spec.model import Observation
 from tuned_spec.sense import metrics
 from tuned_spec.sense.metrics import METRICS, Kind, Metric
 from tuned_spec.sense.rates import compute
-from tuned_spec.sense.sources import Reading, Rows, Source, Want, open_source
+from tuned_spec.sense.reading import Reading, Rows, Want
+from tuned_spec.sense.sources import Source, open_source
 
 # metric -> the level at which the host counts as fully busy
 _BUSY_AT = {
@@ -122,7 +124,7 @@ def _wants(table: Mapping[str, Metric], root: Path) -> dict[str, Want]:
         parts = [(metric.source, metric.fields), (metric.over_source or metric.source, metric.over)]
         for source, used in parts:
             fields.setdefault(source, set()).update(used)
-            if instance := metrics.split(name)[1]:
+            if instance := split(name)[1]:
                 rows.setdefault(source, set()).add(instance)
     return {
         source: Want(tuple(sorted(used)), tuple(sorted(rows.get(source, ()))), root)
@@ -144,7 +146,7 @@ _MISSING = {"speed": "the link does not say its speed: it is down, or virtual"}
 
 
 def _unknown(name: str) -> str:
-    base, instance = metrics.split(name)
+    base, instance = split(name)
     metric = METRICS.get(base)
     if metric is None:
         return "there is no metric of this name"
@@ -156,7 +158,7 @@ def _unknown(name: str) -> str:
 
 def _lacking(name: str, metric: Metric, sources: Mapping[str, Rows], whys: Mapping[str, str]) -> str:
     """Why this metric cannot be had from these figures; "" if it can, or could if an instance came."""
-    instance = metrics.split(name)[1]
+    instance = split(name)[1]
     parts = [(metric.source, metric.fields), (metric.over_source or metric.source, metric.over)]
     for source, fields in parts:
         if source not in sources:
@@ -165,8 +167,8 @@ def _lacking(name: str, metric: Metric, sources: Mapping[str, Rows], whys: Mappi
             return ""  # what no connection shows now, another will
         rows = sources[source]
         if instance:
-            rows = {row: rows[row] for row in rows if row and metrics.matches(instance, row)}
-        if not rows and metrics.is_glob(instance):
+            rows = {row: rows[row] for row in rows if row and matches(instance, row)}
+        if not rows and is_glob(instance):
             return whys[source]
         if not rows:
             nothing = f"{source} does not list {instance or 'what counts here (whole disks, hardware, CPUs)'}"

@@ -19,7 +19,7 @@ import socket
 import struct
 from collections.abc import Collection, Iterator
 
-from tuned_spec.sense.sources import Rows
+from tuned_spec.sense.reading import Rows
 
 MAX_SOCKETS = 128
 _SOCK_DIAG, _ESTABLISHED = 4, 1  # NETLINK_SOCK_DIAG, TCP_ESTABLISHED

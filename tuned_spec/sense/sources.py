@@ -16,15 +16,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
 from tuned_spec.sense import metrics
+from tuned_spec.sense.reading import RETRY_S, Fields, Rows, Want
 
-Fields = dict[str, float]  # counters are ints and stay exact; only PSI averages are fractions
-Rows = dict[str, Fields]  # a row a CPU, a disk, a cgroup; "" for the whole host
 Parser = Callable[[bytes], Rows]
 
-RETRY_S = 10.0
 _CHUNK = 16384
 _NUMBER = re.compile(rb" *(\d+)")
 _PRESSURE = re.compile(rb"(some|full) avg10=(\d+\.\d+) .*total=(\d+)")
@@ -44,22 +40,6 @@ HINTS = {
     "/proc/sys/net/ipv6": "IPv6 is off",
     "/sys/kernel/mm/ksm": "this kernel was built without CONFIG_KSM",
 }
-
-
-class Reading(msgspec.Struct, frozen=True):
-    """The raw figures of one moment. A source that is not in it could not be read."""
-
-    t: float
-    sources: dict[str, Rows]
-
-
-class Want(msgspec.Struct, frozen=True):
-    """What is asked of one source: these fields, of the whole host and, with `rows`, of those instances
-    (names or globs)."""
-
-    fields: tuple[str, ...]
-    rows: tuple[str, ...] = ()
-    root: Path = Path("/")
 
 
 class Source(Protocol):
@@ -447,26 +427,6 @@ PARSERS: dict[str, Callable[[Want], Parser]] = {
     metrics.INTERRUPTS: _interrupts,
     **dict.fromkeys(metrics.PRESSURE.values(), _pressure),
 }  # all others are a few numbers
-
-
-# ------------------------------------------------------------------------------------ places
-
-
-def cgroup2_root(root: Path) -> Path | None:
-    """Where cgroup2 is mounted, from mountinfo; None if it is not (or mountinfo cannot be read).
-
-    Hybrid layouts have it beside the version 1 controllers, mostly at /sys/fs/cgroup/unified.
-    """
-    try:
-        lines = (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        mount, _, filesystem = line.partition(" - ")
-        if filesystem.startswith("cgroup2 "):
-            point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), mount.split()[4])
-            return root / point.lstrip("/")
-    return None
 
 
 def open_source(name: str, want: Want) -> Source:

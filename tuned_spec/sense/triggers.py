@@ -16,8 +16,10 @@ from pathlib import Path
 
 import msgspec
 
+from tuned_spec.globs import is_glob, split
+from tuned_spec.paths import cgroup2_root
 from tuned_spec.sense import metrics
-from tuned_spec.sense.sources import HINTS, cgroup2_root
+from tuned_spec.sense.sources import HINTS
 
 MAX_CGROUPS = 16
 WINDOWS_S = (0.5, 2.0)  # the first that the kernel takes
@@ -51,7 +53,7 @@ def open_triggers(
     levels = levels or {}
     named = (metrics.cgroup_path(path) or path for path in cgroups)
     groups = list(dict.fromkeys((*named, *metrics.cgroups_in(levels))))
-    single = [group for group in groups if not metrics.is_glob(group)]
+    single = [group for group in groups if not is_glob(group)]
     watched = single[:MAX_CGROUPS]
     shares = dict(THRESHOLDS)
     for group in watched:
@@ -62,7 +64,7 @@ def open_triggers(
     reasons += [
         f"cgroup {group}: no trigger, the cgroups that a glob means come and go"
         for group in groups
-        if metrics.is_glob(group)
+        if is_glob(group)
     ]
     for name, level in levels.items():
         if set(metrics.cgroups_in([name])) <= set(watched):
@@ -85,7 +87,7 @@ def _file(name: str, source: str, root: Path, cgroup2: Path | None) -> Path | No
     """The pressure file of a metric; None for a cgroup's while there is no cgroup2."""
     if not source.startswith(metrics.CGROUP2):
         return root / source.lstrip("/")
-    return cgroup2 / metrics.split(name)[1] / source.removeprefix(metrics.CGROUP2) if cgroup2 else None
+    return cgroup2 / split(name)[1] / source.removeprefix(metrics.CGROUP2) if cgroup2 else None
 
 
 def _arm(path: Path, name: str, which: str, share: float) -> Trigger | OSError:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from tuned_spec import globs
 from tuned_spec.model import Condition, Rule
 
-GLOB = frozenset("*?")
 MOST = 256  # rules that one template makes: each is looked at with every observation
 
 replace = msgspec.structs.replace
@@ -21,7 +21,7 @@ replace = msgspec.structs.replace
 def is_glob(name: str) -> bool:
     """Of `ENTRY@INSTANCE`; a selector of tasks is no glob, whatever it matches."""
     instance = name.partition("@")[2]
-    return "=" not in instance and bool(GLOB & set(instance))
+    return "=" not in instance and globs.is_glob(instance)
 
 
 def is_template(rule: Rule) -> bool:

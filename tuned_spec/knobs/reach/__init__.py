@@ -110,10 +110,6 @@ def _inode(path: str) -> str:
     return str(os.stat(path).st_ino)
 
 
-def _diskseq(disk: str) -> str:
-    return files.read(f"/sys/block/{disk}/diskseq")
-
-
 def _ifindex(nic: str) -> str:
     return files.read(f"/sys/class/net/{nic}/ifindex")
 
@@ -132,7 +128,6 @@ def _start(tid: str) -> str:
 IDENTITIES: dict[str, Callable[[str], str]] = {
     "netns": _netns,
     "inode": _inode,
-    "diskseq": _diskseq,
     "ifindex": _ifindex,
     "irq": _irq,
     "start": _start,
