@@ -64,6 +64,8 @@ class Guessing(Climbing):
                 self.refuse(rule, refusal)
             else:
                 asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
+        if not asking:
+            return
         candidates = [candidate for _, candidate in asking.values()]
         chosen = selection.choose(candidates, learned.record, learned.watched.usual, self.wall, ROOM)
         for id in chosen.launch:
