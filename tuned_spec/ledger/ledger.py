@@ -516,9 +516,8 @@ class Ledger:
                     hint = f"set {' or '.join(zeroes)} instead"
                     raise KnobRefused(knob, "write", "0 means that its partner counts", errno.EINVAL, hint)
                 real |= originals
-        return tuple(
-            Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._couplings.place(kv[0])[1])
-        )
+        ranked = sorted(real.items(), key=lambda item: self._couplings.place(item[0])[1])
+        return tuple(Write(knob, value) for knob, value in ranked)
 
     def _before(self, trial: str, rule: str, plan: Plan) -> tuple[list[Row], dict[str, str]]:
         """The rows of the knobs and all their partners, and what each shows now; or KnobRefused.
