@@ -32,7 +32,7 @@ class Couplings:
         return self._known[knob]
 
     def place(self, knob: str) -> tuple[str, int]:
-        """Group and rank. A group is what cannot be restored apart (ORDERED knobs can); low ranks go first."""
+        """Group, rank. A group is what cannot be restored apart (ORDERED knobs can); low ranks come first"""
         if not self.of(knob):
             return knob, 0
         if knob not in self._places:
