@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec import windows
+from tuned_spec.knobs.instances import misnamed
 from tuned_spec.model import (
     Action,
     Climb,
@@ -29,12 +30,13 @@ from tuned_spec.model import (
     Policy,
     Rule,
     Span,
+    entry_of,
 )
 from tuned_spec.policy import document, grammar, units
 from tuned_spec.policy.document import Node, Table, Text, shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
-from tuned_spec.speculate.templates import is_glob
+from tuned_spec.speculate.templates import is_glob, is_template
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy or rule
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
@@ -231,6 +233,10 @@ class Merge(Reader):
         if knob is not None and knob.per and not knob.instance:
             hint = f"write {name}@NAME, or {name}@* for each of them"
             self.problem(line, key, f"there is one for each {knob.per}", hint)
+            return None
+        if knob is not None and (what := misnamed(knob)):
+            hint = f"`tuned-spec knobs {entry_of(name)}` lists those that are here"
+            self.problem(line, key, what, "write exe=NAME or cgroup=PATH" if knob.per == "task" else hint)
             return None
         return knob
 
@@ -558,10 +564,15 @@ class Merge(Reader):
             for line, key, metric in draft.metrics:
                 if wrong := self.wrong_metric(metric):
                     self.problem(line, key, *wrong)
+                elif is_glob(metric) and draft.rule and not is_template(draft.rule):
+                    what = f"{shown(metric)} has a glob, and no knob of the rule has one"
+                    self.problem(line, key, what, "name the instance")
         for file, line, key, metric in self.climb_metrics:
             self.file = file
             if wrong := self.wrong_metric(metric):
                 self.problem(line, key, *wrong)
+            elif is_glob(metric):
+                self.problem(line, key, f"{shown(metric)} has a glob", "a search hears one instance: name it")
         self.check_apart()
         policy = Policy(
             names=names,
