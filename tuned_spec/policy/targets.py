@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tuned_spec.knobs.caps import Facts
-from tuned_spec.model import CouplingKind, Knob
+from tuned_spec.knobs.instances import misnamed
+from tuned_spec.model import CouplingKind, Knob, entry_of
 from tuned_spec.policy import grammar, units
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
@@ -46,6 +47,10 @@ class Targets(Reader):
         if knob is not None and knob.per and not knob.instance:
             hint = f"write {name}@NAME, or {name}@* for each of them"
             self.problem(line, key, f"there is one for each {knob.per}", hint)
+            return None
+        if knob is not None and (what := misnamed(knob)):
+            hint = f"`tuned-spec knobs {entry_of(name)}` lists those that are here"
+            self.problem(line, key, what, "write exe=NAME or cgroup=PATH" if knob.per == "task" else hint)
             return None
         return knob
 
