@@ -159,6 +159,7 @@ class Daemon:
             self.log.say("what was learned before is lost in part", why=said)
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
+        self.planned: tuple[Rule, ...] | None = None
         rules = self.plan()
         comes_and_goes = any(map(is_template, policy.rules)) or ears(policy, hands.catalogue)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
@@ -294,6 +295,9 @@ class Daemon:
     def plan(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
+        if rules == self.planned:
+            return rules
+        self.planned = rules
         knobs = {action.knob for rule in rules for action in rule.do}
         self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))
         for rule in self.policy.rules:

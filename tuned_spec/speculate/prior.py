@@ -247,9 +247,9 @@ def recall(
     """
     if not recent:
         return Unknown("nothing to recognise: the host idles, or too little is known of it")
-    ranked = _ranked(priors, mean(recent[-LATEST:]))
-    if not ranked:
+    if not priors.workloads:
         return Unknown("nothing is remembered yet")
+    ranked = _ranked(priors, mean(recent[-LATEST:]))
     workload, off = ranked[0]
     off = max(off, distance(recent[-1], workload.centroid))
     if off > KNOWN:
