@@ -13,7 +13,7 @@ import pytest
 @pytest.mark.kernel
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a network namespace and writes its knobs: needs root")
 def test_a_quick_bench_measures_a_real_daemon() -> None:
-    program = [sys.executable, "-m", "workloads.daemon_bench", "--quick", "--json", "--only", "status"]
+    program = [sys.executable, "-m", "workloads.cost_bench", "--quick", "--json", "--only", "start"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     [section] = json.loads(done.stdout)["sections"]
