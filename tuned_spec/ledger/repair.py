@@ -158,10 +158,10 @@ def shown(kind: str, text: str) -> str:
     return text
 
 
-def read(row: Row) -> str:
+def read(row: Row, look: Callable[[str], str] = reach.read) -> str:
     """The text now. An I/O scheduler's own settings are there while it is chosen: ABSENT, not gone."""
     try:
-        return shown(row.type, reach.read(row.path))
+        return shown(row.type, look(row.path))
     except FileNotFoundError:
         if row.rank:
             return ABSENT
