@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_the_loop_goes_on_while_a_write_waits(hands: Hands, clogged: Clogged) ->
     assert returned.trial == "t1"
     assert clogged.drain() == b"65536\n"
     assert hands.journal.rows[RECLAIM].status == RowStatus.OPEN
+
+
+def test_what_has_gone_costs_no_descriptor(hands: Hands, host: Host) -> None:
+    def watched() -> set[str]:
+        links = {os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()}
+        return {link for link in links if link.startswith(str(host.place))}
+
+    if hands.watch.fileno() is None:
+        pytest.skip(f"fanotify: {hands.watch.why}")
+    hands.watch_over([HIGH, WEIGHT])
+    assert len(watched()) == 2
+    shutil.rmtree(host.place / "a")
+    hands.watch_over([WEIGHT])
+    assert len(watched()) == 1
 
 
 def test_till_then_nobody_else_writes_to_that_knob(hands: Hands, clogged: Clogged) -> None:

@@ -338,6 +338,18 @@ def measure(world: World, arm: Arm, *writes: Write, seq: int = 1) -> str:
     return next((m.error for m in world.told[told:] if isinstance(m, Measurement)), "")
 
 
+def test_who_says_hello_in_a_window_keeps_it() -> None:
+    world = started(Mode.LOSSLESS)
+    observe(world, app_p95=50.0)
+    case = case_of(world)
+    world.feed(ev.ActorSaid(world.t, Measure(case.id, 1, Arm.B, 0.0, 1.0)))
+    world.feed(ev.ActorChanged(world.t, True, "hello again"))
+    assert world.kernel["t.plain"] == 200
+    observe(world, dt=0.1, app_p95=5.0)
+    observe(world, dt=2.0, app_p95=5.0)
+    assert world.kernel == FOUND and isinstance(world.told[-1], Measurement)
+
+
 def test_a_case_sent_again_has_the_same_deadline() -> None:
     world = started()
     observe(world, app_p95=50.0)

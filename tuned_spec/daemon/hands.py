@@ -58,13 +58,16 @@ class Hands:
         self._writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
 
     def watch_over(self, knobs: Iterable[str]) -> None:
-        """From now on, see who else writes these."""
+        """From now on, see who else writes these; what has gone is watched no more."""
+        for gone in [path for path in self._knob_at if not path.exists()]:
+            self.watch.drop(gone)
+            del self._knob_at[gone]
         for name in knobs:
             try:
                 path = Path(self.access[self.catalogue[name].adapter].address(self.catalogue[name]))
             except KnobError:
                 continue
-            if path not in self._knob_at and path.is_absolute() and path.exists():
+            if path.is_absolute() and path.exists():
                 self._knob_at[path] = name
                 self.watch.add(path)
 

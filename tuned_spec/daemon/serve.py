@@ -158,7 +158,7 @@ class Daemon:
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
         rules = self.plan()
-        comes_and_goes = any(map(is_template, policy.rules)) or ears(policy, hands.catalogue)
+        comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
@@ -291,6 +291,7 @@ class Daemon:
 
     def plan(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
+        self.hands.catalogue.forget()
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
         knobs = {action.knob for rule in rules for action in rule.do}
         self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))

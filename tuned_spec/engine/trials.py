@@ -300,8 +300,8 @@ class Trials(Measuring):
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
                     self.rest_on_a(trial)
-            elif trial.phase is Phase.JUDGING and trial.cases_sent < CASES_A_TRIAL:
-                self.send_case(trial)
+            elif trial.phase is Phase.JUDGING and not trial.window and trial.cases_sent < CASES_A_TRIAL:
+                self.send_case(trial)  # with a window open it is the same one, who said hello twice
 
     # ------------------------------------------------------------------- owners and faults
 
