@@ -115,6 +115,28 @@ def test_till_then_nobody_else_writes_to_that_knob(hands: Hands, clogged: Clogge
     assert [o.status for o in reverted.outcomes] == ["unchanged"]
 
 
+@pytest.mark.parametrize("stop", [True, False])
+def test_what_waits_behind_it_is_not_written_once_its_trial_is_over(
+    hands: Hands, host: Host, clogged: Clogged, stop: bool
+) -> None:
+    file = host.place / "a/memory.high"
+    before = file.read_text()
+    hands.apply(Apply("t1", "slow", (Write(RECLAIM, 65536),)))
+    hands.apply(Apply("t2", "behind", (Write(HIGH, 8 << 20),)))
+    if stop:
+        hands.withdraw()
+    else:
+        hands.revert(Revert("t2", (HIGH,), (), "behind", "its lease has ended"))
+    clogged.drain()
+    came: list[Event] = []
+    while len(came) < 2:
+        came += come_back(hands)
+    assert isinstance(came[1], ApplyFailed) and "over before its turn" in came[1].what
+    assert file.read_text() == before
+    assert hands.journal.rows[HIGH].status == RowStatus.RESTORED
+    assert hands.ledger.reversible(HIGH) is None
+
+
 def test_a_write_that_failed_is_in_doubt_no_more(hands: Hands, host: Host) -> None:
     path = host.place / "a/memory.high"
     change = hands.ledger.begin("t1", "slow", (Write(HIGH, 8 << 20),), aside=True)

@@ -560,6 +560,7 @@ class Daemon:
         for client in tuple(self.control.clients.values()):
             self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
         # A write that blocks is waited for, but not for ever: the repair compares what is left in doubt.
+        self.hands.withdraw()
         patience = clock() + DOUBT_S
         while self.hands.aside.under_way and clock() < patience:
             select.select([self.hands.aside], [], [], patience - clock())
