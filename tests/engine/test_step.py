@@ -13,11 +13,14 @@ from tuned_spec.model import (
     Arm,
     Cancel,
     Case,
+    Expect,
+    ForeignWrite,
     Measure,
     Measurement,
     Mode,
     Verdict,
     VerdictKind,
+    Way,
     Write,
 )
 
@@ -210,6 +213,33 @@ def test_a_foreign_write_ends_the_trial_and_stays() -> None:
     world.feed(ev.Resume(world.t, ("t.plain",)))
     observe(world, dt=1.0, app_p95=50.0)
     assert world.kernel["t.plain"] == 246, "taken up again when told to"
+
+
+def test_a_task_that_sets_its_own_is_written_down_and_not_remembered() -> None:
+    world = started()
+    for tid in range(100):
+        theirs = ForeignWrite(f"t.task@{tid}.77", 5, 0, "unknown")
+        world.feed(ev.ForeignFound(world.t, (theirs,)))
+    assert world.kinds().count("foreign") == 100 and not world.state.foreign
+    world.feed(ev.ForeignFound(world.t, (ForeignWrite("t.task@exe=x", 5, 0, "unknown"),)))
+    assert list(world.state.foreign) == ["t.task@exe=x"]
+
+
+def test_what_went_away_leaves_nothing_behind() -> None:
+    world = started()
+    rules = tuple(
+        msgspec.structs.replace(POLICY.rules[0], id=f"grow@{n}", expect=Expect(f"app.p95@{n}", Way.DOWN))
+        for n in range(3)
+    )
+    world.feed(ev.Planned(world.t, rules))
+    for n in range(3):
+        observe(world, **{"app_p95": 50.0, f"app_p95@{n}": 50.0})
+    assert "app.p95@2" in world.state.latest and world.state.last_refusal
+    world.t += 1000.0
+    observe(world, app_other=1.0)
+    world.feed(ev.Planned(world.t, ()))
+    assert not world.state.last_refusal
+    assert not [name for name in world.state.latest if "@" in name]
 
 
 def test_lossless_writes_only_what_the_actor_asked_for() -> None:

@@ -50,8 +50,10 @@ class Guessing(Climbing):
         there is no end of cgroups that come and go. (A rest is kept: what was wrong may come back.)"""
         gone = {rule.id for rule in self.state.setup.rules} - {rule.id for rule in event.rules}
         last = {rule: code for rule, code in self.state.last_refusal.items() if rule not in gone}
+        heard = self.state.rules.values  # lately
+        latest = {name: all for name, all in self.state.latest.items() if "@" not in name or name in heard}
         setup = replace(self.state.setup, rules=event.rules)
-        self.state = replace(self.state, setup=setup, last_refusal=last)
+        self.state = replace(self.state, setup=setup, last_refusal=last, latest=latest)
 
     # --------------------------------------------------------------------------- who may ask
 

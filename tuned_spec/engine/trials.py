@@ -307,11 +307,19 @@ class Trials(Measuring):
 
     def yield_knob(self, name: str, ours: Value, found: Value, writer: str) -> None:
         foreign = {**self.state.foreign, name: Foreign(ours, found, writer, self.t)}
+        if self.is_one_task(name):  # no rule means it, and there is no end of tasks that set their own nice
+            foreign = self.state.foreign
         held = {k: v for k, v in self.state.held.items() if k != name}
         originals = {k: v for k, v in self.state.originals.items() if k != name}
         self.state = replace(self.state, foreign=foreign, held=held, originals=originals)
         data: dict[str, object] = {"ours": ours, "found": found, "writer": writer}
         self.do(Note(Record("foreign", self.t, knobs=(name,), data=data)))
+
+    def is_one_task(self, name: str) -> bool:
+        """Of a selector's tasks, not the selector."""
+        entry, _, instance = name.partition("@")
+        catalogue = self.state.setup.catalogue
+        return "=" not in instance and entry in catalogue and catalogue[entry].per == "task"
 
     def foreign_found(self, event: ForeignFound) -> None:
         """Theirs now. Only that knob yields; a trial that has it ends and its other knobs go back."""
