@@ -343,7 +343,7 @@ def _loop(file: Path, scheduler: str) -> Iterator[str]:
 
 
 @contextmanager
-def _interfaces() -> Iterator[None]:
+def interfaces() -> Iterator[None]:
     """In a network namespace just made: a cable with two queues at each end, an interface with each queueing
     discipline, and the host's spare NICs, which go home at the end. /sys shows what is in it."""
 
@@ -420,7 +420,7 @@ def _in_namespace(entries: Sequence[str]) -> list[Trip]:
 def _inside(entries: Sequence[str]) -> list[Trip]:
     with (
         tempfile.TemporaryDirectory(prefix="tuned-spec-") as directory,
-        _interfaces(),
+        interfaces(),
         closing(Road(Path(directory), ())) as road,
     ):
         return [road.trip(id) for id in entries]

@@ -13,8 +13,10 @@ import time
 from pathlib import Path
 from typing import IO
 
+from tuned_spec.errors import KnobError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
+from tuned_spec.knobs.instances import Catalogue
 
 Snapshot = dict[str, str]
 
@@ -28,8 +30,7 @@ class Witness:
     """Knob files of the catalogue that can be read here, and their story: `trace[knob]` is (when, text)."""
 
     def __init__(self) -> None:
-        access = adapters()
-        self.paths = {knob.id: Path(access[knob.adapter].address(knob)) for knob in load().values()}
+        self.paths = _files()
         self.start = self.snapshot()
         self.trace: dict[str, list[tuple[float, str]]] = {}
         self.samples: dict[str, list[tuple[float, float]]] = {}
@@ -90,6 +91,24 @@ class Load:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def _files() -> dict[str, Path]:
+    """Where the knobs of this host lie, as far as they are files: of disks, CPUs, interrupts and queues, too,
+    but not of control groups, which come and go by themselves."""
+    access = adapters()
+    catalogue = Catalogue(load(), access)
+    found: dict[str, Path] = {}
+    for entry in catalogue.values():
+        names = [f"@{name}" for name in catalogue.instances(entry.id)] if entry.per else [""]
+        for name in names if not entry.per.startswith("cgroup") else ():
+            try:
+                address = access[entry.adapter].address(catalogue[entry.id + name])
+            except KnobError:
+                continue
+            if address.startswith("/"):
+                found[entry.id + name] = Path(address)
+    return found
 
 
 def _read(path: Path) -> str | None:

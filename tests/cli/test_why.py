@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 from tests.cli.place import STOP, SWAPPINESS, Place
 
 
@@ -108,6 +110,6 @@ def test_observed_only(place: Place) -> None:
 def test_the_journal_gone_the_history_still_knows(place: Place) -> None:
     place.act(f'change("t1", "{SWAPPINESS}", 30)')
     for path in place.run.iterdir():
-        path.unlink()
+        path.unlink() if path.is_file() else shutil.rmtree(path)
     chain = place.json("why", SWAPPINESS)["chain"]
     assert (chain["original"], chain["whose"]) == (60, "ours")

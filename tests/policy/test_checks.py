@@ -29,7 +29,7 @@ APART = (
         (with_rule("task.nice@nginx: set 1"), "'nginx' is not exe=GLOB, cgroup=PATH, or both"),
         (with_rule("task.nice@12.345: set 1"), "'12.345' is not exe=GLOB, cgroup=PATH, or both"),
         (with_rule("block.depth@../vda: set 1"), "'../vda' leads out of where disk names are looked up"),
-        (with_rule(expect="disk.util@* falls"), "'disk.util@*' has a glob, and no knob of the rule has one"),
+        (with_rule(expect="disk.util@* falls"), "'disk.util@*' is of many, and the rule has no knob of many"),
         (with_rule("vm.swappiness: set 300"), "300 is outside [0, 200]; choose a value inside"),
         (with_rule("vm.swappiness: set many"), "'many' is not a number with a unit"),
         (with_rule("vm.swappiness: set 10 20"), "2 values for one knob; give one"),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.policy.catalogue import CATALOGUE, METRICS, uid_of
+from tests.policy.catalogue import CATALOGUE, FACTS, METRICS, uid_of
 from tuned_spec.errors import PolicyError
 from tuned_spec.model import Action, Condition, Expect, Guard, Mode, Op, Rule, Way
 from tuned_spec.policy.load import BUILT_IN, Loaded, load
@@ -50,8 +50,8 @@ def read(tmp: Path, select: str | Path = "p", dropins: Path | None = None) -> Lo
         catalogue=CATALOGUE,
         metrics=METRICS.__contains__,
         uid_of=uid_of,
-        metric_names=METRICS,
-        page_size=4096,
+        sensed=dict.fromkeys(METRICS, ""),
+        facts=FACTS,
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.policy.catalogue import CATALOGUE, METRICS, uid_of
+from tests.policy.catalogue import CATALOGUE, FACTS, METRICS, uid_of
 from tests.policy.test_load import with_rule
 from tuned_spec.errors import PolicyError
 from tuned_spec.policy.load import Loaded, load
@@ -27,6 +27,7 @@ def merged(etc: Path, *select: str | Path) -> Loaded:
         catalogue=CATALOGUE,
         metrics=METRICS.__contains__,
         uid_of=uid_of,
+        facts=FACTS,
     )
 
 
@@ -112,7 +113,7 @@ def test_a_metric_may_be_declared_in_another_file(etc: Path) -> None:
 def test_without_any_dropins(tmp_path: Path) -> None:
     write(tmp_path, "a.yaml", "mode: lossy\n")
     both = [
-        load(["a"], shipped=tmp_path, dropins=dropins, catalogue={}, metrics=bool, uid_of=uid_of)
+        load(["a"], shipped=tmp_path, dropins=dropins, catalogue={}, metrics=bool, uid_of=uid_of, facts=FACTS)
         for dropins in (None, tmp_path / "none")
     ]
     assert both[0] == both[1]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.policy.catalogue import CATALOGUE
+from tests.policy.catalogue import CATALOGUE, FACTS
 from tuned_spec.model import KnobType
 from tuned_spec.policy import grammar, units
 from tuned_spec.policy.units import Misfit
@@ -78,10 +78,10 @@ def test_a_bare_number_is_in_the_knobs_unit_and_inside_its_range(value: int) -> 
     for each in numbers:
         inside = (each.low is None or each.low <= value) and (each.high is None or value <= each.high)
         if inside:
-            assert grammar.number(each, str(value), 4096) == value
+            assert grammar.number(each, str(value), FACTS) == value
         else:
             with pytest.raises(Misfit, match="outside"):
-                grammar.number(each, str(value), 4096)
+                grammar.number(each, str(value), FACTS)
 
 
 WORDS = """psi.cpu.some app.x_ms > < 20% -5 3s 4MiB for clear else falls rises may rise fall by
@@ -95,7 +95,7 @@ def test_any_sentence_is_understood_or_said_to_be_wrong(text: str) -> None:
     def action(text: str) -> None:
         for knob in CATALOGUE.values():
             try:
-                grammar.action(knob, None, text, 4096)
+                grammar.action(knob, None, text, FACTS)
             except Misfit as error:
                 assert error.what and error.hint
 

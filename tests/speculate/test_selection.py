@@ -68,7 +68,7 @@ def told(
 
 
 def picked(*guesses: Candidate, record: Record | None = None, wall: float = 0.0, room: int = 9) -> Choice:
-    return choose(guesses, record or Record(), FIRST, wall, room)
+    return choose(guesses, record or Record(), FIRST, wall, room, horizon_s=600.0)
 
 
 # ------------------------------------------------------------------------------------- odds
@@ -267,7 +267,7 @@ class World:
             launched = set[str]()
             match strategy:
                 case "choose":
-                    launched = set(choose(self.guesses, record, SIGNATURES[workload], wall, 99).launch)
+                    launched = set(choose(self.guesses, record, SIGNATURES[workload], wall, 99, 600.0).launch)
                 case "all":
                     launched = set(pays)
                 case "clairvoyant":

@@ -73,6 +73,21 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--policy", action="append", default=[], metavar="P", help="the same, as of `run`"),
         ],
     ),
+    "policy": (
+        "try a policy on a recorded trace: what it would have done, when, and why not",
+        [
+            arg("verb", choices=("test",), metavar="test", help="replay the trace through the policy"),
+            arg("policies", nargs="+", metavar="POLICY", help="a shipped policy's name, or a file"),
+            arg("--trace", required=True, metavar="T", help="made by `tuned-spec record T`"),
+            arg("--set", action="append", metavar="KNOB=VALUE", help="what stood in a knob at its start"),
+            arg(
+                "--mode",
+                choices=("observe", "lossy"),
+                default="observe",
+                help="lossy: proposals are written, and taken back as nobody answers (default observe)",
+            ),
+        ],
+    ),
     "knobs": (
         "the catalogue on this host: value, range, risk, owner",
         [

@@ -12,11 +12,13 @@ from tuned_spec.cli import show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import PolicyError
 from tuned_spec.knobs.adapters import Availability
-from tuned_spec.model import Condition, Policy
+from tuned_spec.knobs.facts import host_facts
+from tuned_spec.model import Condition, Knob, Policy, entry_of
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.sense import metrics
 from tuned_spec.sense.sensor import Sense
 from tuned_spec.speculate.rules import inert
+from tuned_spec.speculate.templates import instantiate, is_glob, is_template
 
 
 def main(args: argparse.Namespace) -> int:
@@ -24,16 +26,11 @@ def main(args: argparse.Namespace) -> int:
     try:
         loaded = load_policy([*args.policies, *args.policy] or ["default"], host, args)
     except PolicyError as error:
-        if args.json:
-            show.json_out({"v": 1, "command": "check", "ok": False, "problems": error.problems})
-        else:
-            print(error)
-            count = len(error.problems)
-            print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
-        return error.exit_code
+        return problems(error, args.json, "check")
     policy = loaded.policy
     sleeping = asleep(policy, host, args.root)
-    limited = sorted({limit.knob for limit in policy.limits} | {a.knob for r in policy.rules for a in r.do})
+    named = {limit.knob for limit in policy.limits} | {a.knob for r in policy.rules for a in r.do}
+    limited = sorted(name for name in named if not _is_many(host.knobs[name]))
     missing = [(name, there.why) for name in limited if not (there := _there(host, name)).writable]
     if args.json:
         show.json_out(
@@ -63,6 +60,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def problems(error: PolicyError, json: bool, command: str) -> int:
+    """Shows them all; the exit code."""
+    if json:
+        show.json_out({"v": 1, "command": command, "ok": False, "problems": error.problems})
+    else:
+        print(error)
+        count = len(error.problems)
+        print(f"\n{count} problem{'s' if count > 1 else ''}; nothing would be run")
+    return error.exit_code
+
+
 def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loaded:
     """As the daemon loads it. Raises PolicyError with every problem."""
     return load(
@@ -72,20 +80,33 @@ def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loade
         catalogue=host.knobs,
         metrics=metrics.known,
         uid_of=lambda user: int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid,
-        metric_names=metrics.METRICS,
+        facts=host_facts(args.root),
+        sensed={name: metric.per for name, metric in metrics.METRICS.items()},
     )
 
 
 def asleep(policy: Policy, host: Host, root: Path) -> list[tuple[str, str]]:
     """Rules that can do nothing on this host, because it lacks a metric or a knob: (rule, reason)."""
-    knobs = {action.knob for rule in policy.rules for action in rule.do}
+    rules = instantiate(policy.rules, host.knobs.instances)
+    knobs = {action.knob for rule in rules for action in rule.do}
     sense = Sense(root, policy.cgroups, frozenset(_metrics(policy)))
     try:
         absent = sense.absent()
     finally:
         sense.close()
     unwritable = {name: there.why for name in knobs if not (there := _there(host, name)).writable}
-    return inert(policy.rules, {**absent, **unwritable})
+    made = {entry_of(rule.id) for rule in rules}
+    nowhere = [
+        (rule.id, f"nothing here is {' and '.join(action.knob for action in rule.do)}")
+        for rule in policy.rules
+        if is_template(rule) and rule.id not in made
+    ]
+    return inert(rules, {**absent, **unwritable}) + nowhere
+
+
+def _is_many(knob: Knob) -> bool:
+    """A template or a glob over its instances: what a rule makes of it is said of the rule."""
+    return bool(knob.per) and (not knob.instance or is_glob(knob.id))
 
 
 def _there(host: Host, name: str) -> Availability:

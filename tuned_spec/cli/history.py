@@ -129,6 +129,10 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "foreign": lambda data: (
         f"{show.value(data.get('found'))} by {data.get('writer')}, ours was {show.value(data.get('ours'))}"
     ),
+    "workload": lambda data: str(data.get("what", "")),
+    "climbed": lambda data: (
+        f"{show.writes(data.get('writes'))} after {data.get('windows')} windows: {data.get('what')}"
+    ),
     "actor": lambda data: str(data.get("what", "")),
     "fault": _fault,
 }

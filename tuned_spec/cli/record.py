@@ -8,14 +8,23 @@ import time
 from pathlib import Path
 
 from tuned_spec.cli import show
+from tuned_spec.cli.catalogue import Host
 from tuned_spec.errors import UsageError
 from tuned_spec.globs import matches
+from tuned_spec.knobs.facts import host_facts
+from tuned_spec.model import Value
 from tuned_spec.sense import metrics
 from tuned_spec.sense.metrics import METRICS, PER
 from tuned_spec.sense.sensor import MIN_WINDOW_S, Sense
 from tuned_spec.sense.trace import VERSION, Header, Writer
 
 LONGEST_S = 7 * 86400.0
+KEPT = (
+    "",
+    "disk",
+    "cpu",
+    "hugepage",
+)  # knobs of these are in the trace: their names tell nothing about the host
 
 
 def main(args: argparse.Namespace) -> int:
@@ -39,6 +48,8 @@ def main(args: argparse.Namespace) -> int:
             interval_s=interval_s,
             metrics=tuple(sorted(wanted - missing.keys())),
             note=args.note or "",
+            facts=host_facts(args.root),
+            knobs=knobs_now(Host(args.root)),
         )
         with Writer(path, header) as writer:
             count = _record(sense, writer, for_s, interval_s)
@@ -68,6 +79,16 @@ def chosen(globs: list[str]) -> frozenset[str]:
             raise UsageError(f"--metrics {glob}: no metric of such a name; {hint}")
         wanted.update(found)
     return frozenset(wanted)
+
+
+def knobs_now(host: Host) -> dict[str, Value]:
+    """What stands in every knob that can be read, of the kinds whose names are no secret."""
+    found: dict[str, Value] = {}
+    for entry in host.knobs.values():
+        if entry.per in KEPT:
+            lives = {knob.id: host.live(knob).value for knob in host.here(entry)}
+            found |= {name: value for name, value in lives.items() if value is not None}
+    return found
 
 
 def _record(sense: Sense, writer: Writer, for_s: float, interval_s: float) -> int:

@@ -142,6 +142,16 @@ class Inert(msgspec.Struct):
     reason: str
 
 
+class Guesses(msgspec.Struct):
+    judged: int = 0
+    confirmed: int = 0
+
+
+class Workload(msgspec.Struct):
+    age_s: float | None = None
+    known: str = ""
+
+
 class Status(msgspec.Struct):
     """The daemon's answer, as far as it is printed; what a later daemon adds is passed over."""
 
@@ -161,6 +171,8 @@ class Status(msgspec.Struct):
     paused: bool = False
     journal_ok: bool = True
     writer_watch: str = ""
+    guesses: Guesses = msgspec.field(default_factory=Guesses)
+    workload: Workload = msgspec.field(default_factory=Workload)
 
 
 def print_running(reply: Json, judged: Judged, trouble: str) -> None:
@@ -174,6 +186,12 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
         word = "not needed (observing)"
     again = f", {actor.restarts} restarts" if actor.restarts else ""
     print(f"  actor    {actor.kind}: {word}{again}")
+    if hits := status.guesses.judged:
+        share = f"{status.guesses.confirmed / hits:.0%}"
+        print(f"  guesses  {hits} judged, {status.guesses.confirmed} kept: a hit rate of {share}")
+    if (age_s := status.workload.age_s) is not None:
+        known = f", known as {status.workload.known}" if status.workload.known else ""
+        print(f"  workload the same for {show.span(age_s)}{known}")
     if not status.journal_ok:
         print(show.paint("  journal  cannot be written: no new changes, reverts still work", "red"))
     section(

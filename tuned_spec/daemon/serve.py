@@ -58,6 +58,7 @@ from tuned_spec.engine.events import (
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
+from tuned_spec.knobs.facts import host_facts
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
@@ -121,7 +122,8 @@ def serve(options: Options) -> int:
                 catalogue=catalogue,
                 metrics=known,
                 uid_of=_uid_of,
-                metric_names=METRICS,
+                facts=host_facts(options.root),
+                sensed={name: metric.per for name, metric in METRICS.items()},
             ).policy
             daemon = Daemon(options, policy, hands, boot_id, leftovers)
             try:
@@ -157,6 +159,7 @@ class Daemon:
             self.log.say("what was learned before is lost in part", why=said)
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
+        self.planned: tuple[Rule, ...] | None = None
         rules = self.plan()
         comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
@@ -293,6 +296,9 @@ class Daemon:
         """The rules for what is on this host now; what cannot work here is `inert`."""
         self.hands.catalogue.forget()
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
+        if rules == self.planned:
+            return rules
+        self.planned = rules
         knobs = {action.knob for rule in rules for action in rule.do}
         self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))
         for rule in self.policy.rules:

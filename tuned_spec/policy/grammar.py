@@ -3,6 +3,7 @@
     when:    psi.cpu.some > 20% for 3s clear 10% else cpu.blocked > 4 for 3s clear 2
     do:      net.ipv4.tcp_rmem[max]: multiply 2        (also: set 4MiB, add 64KiB, toward 10 by 50%)
              net.core.somaxconn: set 4096 only raise   (only lower: a value that is past it is left alone)
+             net.ipv4.tcp_rmem: set 4KiB 128KiB (1% of ram)   (computed from facts of the host)
     expect:  app.p95_ms falls by 5%
     guard:   tcp.retrans_share may rise 10%
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import re
 
+from tuned_spec.knobs import text
+from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Action, Condition, Expect, Guard, Knob, KnobType, Op, Value, Way
 from tuned_spec.policy import units
 from tuned_spec.policy.units import QUANTITY, Misfit
@@ -24,7 +27,8 @@ _CLAUSE = rf"({_METRIC}) ([<>]) ({QUANTITY})(?: for ({QUANTITY}))? clear ({QUANT
 CONDITION = rf"{_CLAUSE}(?: else {_CLAUSE})*"
 ONLY = {"raise": Way.UP, "lower": Way.DOWN}
 _SET = r"set \S+(?: \S+)*?(?: only (?:raise|lower))?"
-ACTION = rf"(?:{_SET}|multiply {QUANTITY}|add {QUANTITY}|toward {QUANTITY} by {QUANTITY})"
+_TOWARD = rf"toward \S+(?: \S+)*? by {QUANTITY}"
+ACTION = rf"(?:{_SET}|multiply {QUANTITY}|add {QUANTITY}|{_TOWARD})"
 EXPECT = rf"({_METRIC}) (falls|rises)(?: by ({QUANTITY}))?"
 GUARD = rf"({_METRIC}) may (rise|fall) ({QUANTITY})"
 
@@ -81,7 +85,7 @@ def guard(text: str) -> Guard:
     return Guard(metric, Way.DOWN if verb == "rise" else Way.UP, units.share(margin))
 
 
-def action(knob: Knob, field: int | None, text: str, page_size: int) -> Action:
+def action(knob: Knob, field: int | None, text: str, facts: Facts) -> Action:
     """What one line of `do` does to `knob`; values are inside the catalogue's range."""
     word, *rest = text.split() or [""]
     number = knob.type in (KnobType.INT, KnobType.INTS)
@@ -92,7 +96,7 @@ def action(knob: Knob, field: int | None, text: str, page_size: int) -> Action:
         words = rest if only is None else rest[:-2]
         if "only" in words:
             raise Misfit(f"{text[:60]!a} is not an action", "write `only raise` or `only lower` at the end")
-        return Action(knob.id, Op.SET, _value(knob, field, words, page_size), field=field, only=only)
+        return Action(knob.id, Op.SET, _value(knob, field, words, facts), field=field, only=only)
     if word in list(Op) and not number:
         raise Misfit(
             f"a {knob.type} cannot {word}", f"write `set {' or '.join(knob.choices) or 'on or off'}`"
@@ -104,27 +108,30 @@ def action(knob: Knob, field: int | None, text: str, page_size: int) -> Action:
                 raise Misfit(f"multiply {by} makes no sense", "a factor above 1 grows, below 1 shrinks")
             return Action(knob.id, Op.MULTIPLY, ratio, field=field)
         case "add", [by]:
-            amount = units.for_knob(by, knob.unit, page_size)
+            amount = units.for_knob(by, knob.unit, facts)
             if amount == 0:
                 raise Misfit("add 0 does nothing", "delete the line")
             return Action(knob.id, Op.ADD, amount, field=field)
-        case "toward", [target, "by", step_text]:
+        case "toward", [*target, "by", step_text] if target:
             step = units.share(step_text)
             if not 0 < step <= 1:
                 raise Misfit(f"{step_text} of the way", "write a step above 0% and up to 100%")
-            return Action(knob.id, Op.TOWARD, _value(knob, field, [target], page_size), step, field)
+            return Action(knob.id, Op.TOWARD, _value(knob, field, target, facts), step, field)
     raise Misfit(f"{text[:60]!a} is not an action", _ACTION_LIKE)
 
 
-def _value(knob: Knob, field: int | None, words: list[str], page_size: int) -> Value:
+def _value(knob: Knob, field: int | None, words: list[str], facts: Facts) -> Value:
     """The words after `set` or `toward` as the knob's value (of one field, if `field` is given)."""
     if knob.type is KnobType.INTS and field is None:
-        if len(words) != len(knob.fields):
+        numbers = _grouped(words)
+        if len(numbers) != len(knob.fields):
             example = f"or pick one: `{knob.id}[{knob.fields[-1]}]`" if knob.fields else ""
-            what = f"{len(words)} value{'s' * (len(words) != 1)} for {len(knob.fields)} fields"
+            what = f"{len(numbers)} value{'s' * (len(numbers) != 1)} for {len(knob.fields)} fields"
             raise Misfit(what, f"give {' '.join(knob.fields)} {example}".strip())
-        return tuple(number(knob, word, page_size) for word in words)
-    if len(words) != 1:
+        return tuple(number(knob, word, facts) for word in numbers)
+    if len(words) != 1 and (
+        knob.type not in (KnobType.INT, KnobType.INTS) or all(re.fullmatch(QUANTITY, word) for word in words)
+    ):
         raise Misfit(f"{len(words)} values for one knob", "give one")
     match knob.type:
         case KnobType.CHOICE:
@@ -134,19 +141,56 @@ def _value(knob: Knob, field: int | None, words: list[str], page_size: int) -> V
                 raise Misfit(f"{words[0][:60]!a} is not a switch", "write on or off")
             return _SWITCH[words[0]]
         case KnobType.INT | KnobType.INTS:
-            return number(knob, words[0], page_size)
+            return number(knob, " ".join(words), facts)
+        case KnobType.CPUS | KnobType.CPUMASK:
+            return cpus(knob, words[0], facts)
         case _:
             raise Misfit(f"a knob of type {knob.type} is not for rules", "delete the line")
 
 
-def number(knob: Knob, text: str, page_size: int) -> int:
-    """A number in the knob's unit, inside the catalogue's range."""
-    value = units.for_knob(text, knob.unit, page_size)
+def _grouped(words: list[str]) -> list[str]:
+    """One text a value: what stands in brackets is one."""
+    found: list[str] = []
+    depth = 0
+    for word in words:
+        if depth > 0:
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+        depth += word.count("(") - word.count(")")
+    return found
+
+
+def number(knob: Knob, text: str, facts: Facts) -> int:
+    """A number in the knob's unit, inside the catalogue's range.
+
+    One that is computed, or that only this machine cannot bear (`cap`), is brought inside: the same policy is
+    for small hosts and large ones.
+    """
+    if units.is_computed(text):
+        value = units.computed(text, knob.unit, facts)
+        value = value if knob.high is None else min(value, knob.high)
+        value = value if knob.low is None else max(value, knob.low)
+        return value - value % knob.quantum
+    value = units.for_knob(text, knob.unit, facts)
+    if knob.cap and knob.high is not None:
+        value = min(value, knob.high)
     if not (knob.low is None or knob.low <= value) or not (knob.high is None or value <= knob.high):
         raise Misfit(
             f"{text} is outside {span(knob.low, knob.high)} {knob.unit}".rstrip(), "choose a value inside"
         )
     return value
+
+
+def cpus(knob: Knob, word: str, facts: Facts) -> str:
+    """A set of CPUs, `0-3,5`; `all` is those of this host."""
+    if word == "all" and "cpus" not in facts:
+        raise Misfit("how many CPUs there are is not known here", "write them like 0-3")
+    try:
+        listed = f"0-{facts['cpus'] - 1:g}" if word == "all" else word
+        return str(text.canonical(knob, listed))
+    except ValueError:
+        raise Misfit(f"{word[:60]!a} is not a set of CPUs", "write it like 0-3,5, or all") from None
 
 
 def span(low: int | None, high: int | None) -> str:

@@ -9,7 +9,6 @@ policy *is* that policy: it replaces the shipped file whole, and counts only whe
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +16,13 @@ from pathlib import Path
 import msgspec
 
 from tuned_spec.errors import PolicyError, Problem
+from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Knob, Policy
 from tuned_spec.policy import units
 from tuned_spec.policy.document import shown
-from tuned_spec.policy.merge import NAME, SETTINGS, TOP, Merge
+from tuned_spec.policy.merge import SETTINGS, TOP, Merge
 from tuned_spec.policy.reader import near
+from tuned_spec.policy.targets import NAME
 
 BUILT_IN = "built in"
 
@@ -43,18 +44,19 @@ def load(
     catalogue: Mapping[str, Knob],
     metrics: Callable[[str], bool],
     uid_of: Callable[[str], int],
-    metric_names: Iterable[str] = (),
-    page_size: int | None = None,
+    facts: Facts,
+    sensed: Mapping[str, str] | None = None,
 ) -> Loaded:
     """The merged policy. A name brings the drop-ins along; a path is that file and nothing else.
 
-    `uid_of` raises KeyError for an unknown user; `metric_names` only feed suggestions.
+    `uid_of` raises KeyError for an unknown user; `facts` are what a policy may compute with (knobs/facts.py);
+    `sensed`: each metric's name -> what there is one of each of ("disk"; "": one in all).
 
     Raises PolicyError with all problems of all files.
     """
     problems: list[Problem] = []
     files = _files(select, shipped, dropins, problems)
-    merge = Merge(catalogue, metrics, uid_of, tuple(metric_names), page_size or os.sysconf("SC_PAGE_SIZE"))
+    merge = Merge(catalogue, metrics, uid_of, sensed or {}, facts)
     merge.elsewhere = _rules_in(_policies(shipped, []).values())
     for path in files:
         merge.add(path)

@@ -12,12 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuned_spec.model import Mode
-from tuned_spec.policy import grammar, merge, units
+from tuned_spec.policy import climbs, grammar, limits, merge, rules, targets, units
 
 Schema = dict[str, Any]
 
 # A bare number is a number to YAML, one with a unit is text.
 _AMOUNT: Schema = {"type": ["string", "number"], "pattern": f"^{units.QUANTITY}$"}
+# What a knob is to hold: an amount, or an expression over facts of the host, whose words `check` knows.
+_VALUE: Schema = {
+    "type": ["string", "number"],
+    "pattern": r"^[-+0-9A-Za-zµ%_.,()*/ ]+$",
+    "examples": ["64KiB", "25% of ram"],
+}
 _WORDS: Schema = {"type": "string", "minLength": 1}
 
 
@@ -53,7 +59,7 @@ _KNOB = r"[a-z][A-Za-z0-9_.-]*(?:@[^\s\[\]]+)?"
 
 _RULE = {
     "id": _said(
-        {"type": "string", "pattern": f"^{merge.NAME}$"}, "Its name in `why`, `history` and `disable`."
+        {"type": "string", "pattern": f"^{targets.NAME}$"}, "Its name in `why`, `history` and `disable`."
     ),
     "reason": _said(_WORDS, "One sentence: why this should help."),
     "source": _said(_WORDS, "Where the idea is from."),
@@ -78,7 +84,7 @@ _RULE = {
 _CLIMB = {
     **{key: _RULE[key] for key in ("id", "reason", "source", "guard", "settle", "dwell", "confidence")},
     "over": _said(
-        _named(rf"{_KNOB}(\[[a-z_]+\])?", {**_several(_AMOUNT), "minItems": 2, "maxItems": 2}),
+        _named(rf"{_KNOB}(\[[a-z_]+\])?", {**_several(_VALUE), "minItems": 2, "maxItems": 2}),
         "One to four numbers, each with the range to search, inside the catalogue's.",
     ),
     "expect": _said(
@@ -91,7 +97,7 @@ _CLIMB = {
 }
 _LIMIT = {
     "range": _said(
-        {**_several(_AMOUNT), "minItems": 2, "maxItems": 2}, "[low, high], inside the catalogue's."
+        {**_several(_VALUE), "minItems": 2, "maxItems": 2}, "[low, high], inside the catalogue's."
     ),
     "choices": _said(_several(_WORDS), "The words that may be written."),
     "step": _said(
@@ -124,19 +130,19 @@ _TOP = {
         _named(merge.APP_METRIC, _keyed(merge.METRIC, _METRIC)),
         "What programs report, and who may.",
     ),
-    "limits": _said(_named(_KNOB, _keyed(merge.LIMIT, _LIMIT)), "Narrows what may be written to a knob."),
+    "limits": _said(_named(_KNOB, _keyed(limits.LIMIT, _LIMIT)), "Narrows what may be written to a knob."),
     "disable": _said(_several(_WORDS), "Rules of other files that are taken away."),
     "rules": _said(
         {
             "type": "array",
-            "items": _keyed((*merge.RULE_REQUIRED, *merge.RULE_OPTIONAL), _RULE, merge.RULE_REQUIRED),
+            "items": _keyed((*rules.RULE_REQUIRED, *rules.RULE_OPTIONAL), _RULE, rules.RULE_REQUIRED),
         },
         "The guesses.",
     ),
     "climbs": _said(
         {
             "type": "array",
-            "items": _keyed((*merge.CLIMB_REQUIRED, *merge.CLIMB_OPTIONAL), _CLIMB, merge.CLIMB_REQUIRED),
+            "items": _keyed((*climbs.CLIMB_REQUIRED, *climbs.CLIMB_OPTIONAL), _CLIMB, climbs.CLIMB_REQUIRED),
         },
         "Searches: the best setting of a few numbers while the workload runs.",
     ),

@@ -1,17 +1,23 @@
 """Human quantities: `4MiB`, `200us`, `10m`, `5%`, `2x`, into a knob's, a metric's or the loop's own unit.
 
 A bare number is in the unit of the thing it is for. Sizes are binary only; `4k`, `4kB` and `4MB` are refused,
-because half the world reads them as 1000 and the kernel's own "kB" is 1024. Must not know YAML or rules.
+because half the world reads them as 1000 and the kernel's own "kB" is 1024. What a knob is to hold may be
+computed from facts of the host, `25% of ram` (knobs/caps.py has the words). Must not know YAML or rules.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from fractions import Fraction
+
+from tuned_spec.knobs import caps
+from tuned_spec.knobs.caps import Facts
 
 # Digits are bounded: a quantity is a number that a kernel could hold, not a way to burn memory.
 NUMBER = r"[+-]?[0-9]{1,20}(?:\.[0-9]{1,12})?"
 QUANTITY = NUMBER + r"[A-Za-zµ%]{0,6}"
+MOST_BRACKETS = 16  # of one expression: its reader goes one call deeper with each
 _QUANTITY = re.compile(f"({NUMBER})([A-Za-zµ%]{{0,6}})")
 
 # suffix -> (dimension, how many bytes, seconds or ones)
@@ -128,13 +134,20 @@ def whole(text: str) -> int:
     return int(value)
 
 
-def _convert(text: str, unit: str, page_size: int, owner: str) -> Fraction:
+def _unit(unit: str, facts: Facts) -> tuple[str, Fraction]:
+    """Dimension, and how many bytes, seconds or ones it is."""
+    if unit != "pages":
+        return _UNITS.get(unit, ("", Fraction(1)))
+    if "page" not in facts:
+        raise Misfit("counts pages, and their size is not known here", "write a bare number of pages")
+    return "size", Fraction(facts["page"])
+
+
+def _convert(text: str, unit: str, facts: Facts, owner: str) -> Fraction:
     number, suffix = _split(text)
     if not suffix:
         return number
-    dimension, ones = (
-        ("size", Fraction(page_size)) if unit == "pages" else _UNITS.get(unit, ("", Fraction(1)))
-    )
+    dimension, ones = _unit(unit, facts)
     theirs, scale = _SUFFIXES[suffix]
     if theirs != dimension:
         counts = f"counts {unit}" if unit else "has no unit"
@@ -143,9 +156,33 @@ def _convert(text: str, unit: str, page_size: int, owner: str) -> Fraction:
     return number * scale / ones
 
 
-def for_knob(text: str, unit: str, page_size: int) -> int:
+def is_computed(text: str) -> bool:
+    """Whether it is an expression over facts of the host, and no plain quantity."""
+    return text in caps.FACTS or text[:1] == "(" or bool(re.search(r"[-+*/( ]", text[1:]))
+
+
+def computed(text: str, unit: str, facts: Facts) -> int:
+    """What an expression comes to here, in the knob's own unit, rounded down."""
+    if text.count("(") > MOST_BRACKETS:
+        raise Misfit(f"more than {MOST_BRACKETS} brackets", "write it simpler")
+    try:
+        value = caps.evaluate(text, facts)
+    except ValueError as error:
+        raise Misfit(str(error), "write it like `25% of ram` or `max(line_rate * 100ms, 4MiB)`") from None
+    if value is None or not math.isfinite(value):
+        missing = [fact for fact in caps.FACTS if fact not in facts and re.search(rf"\b{fact}\b", text)]
+        why = (
+            f"needs {' and '.join(missing)}, which this host does not tell"
+            if missing
+            else "has no value here"
+        )
+        raise Misfit(f"{text} {why}", f"write max({text}, FALLBACK)")
+    return math.floor(Fraction(value) / _unit(unit, facts)[1])
+
+
+def for_knob(text: str, unit: str, facts: Facts) -> int:
     """A quantity in the knob's own unit."""
-    value = _convert(text, unit, page_size, "this knob")
+    value = _convert(text, unit, facts, "this knob")
     if value.denominator != 1:
         raise Misfit(
             f"{text} is not a whole number of {unit or 'ones'}", f"write {round(value)}, in the knob's unit"
@@ -168,7 +205,7 @@ def metric_unit(name: str) -> str:
 def for_metric(text: str, name: str) -> float:
     """A level of the metric in the metric's own unit; a share lies between 0 and 1."""
     unit = metric_unit(name)
-    value = _convert(text, unit, 1, "this metric")
+    value = _convert(text, unit, {}, "this metric")
     if unit == "share" and not 0 <= value <= 1:
         raise Misfit(
             f"{text} is out of reach: {name} is a share from 0 to 1", "write it in percent, like 20%"

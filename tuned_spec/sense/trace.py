@@ -6,8 +6,11 @@ observation, times in seconds since the first:
     {"version":1,"kernel":"6.12.0","cpus":2,"memory_bytes":1605558272,"interval_s":1.0,"metrics":["cpu.busy"]}
     {"t":0.0,"values":{"cpu.busy":0.25}}
 
+The header may also carry facts of the host (`ram`) and the values of its knobs when it began.
+
 Nothing in it names the host, its users, programs or addresses: instances of disks, NICs, CPUs and cgroups
-stand in metrics' names only if they were asked for. Must not know how an observation is made.
+stand in metrics' names only if they were asked for; of the knobs that there are several of, those of disks,
+CPUs and sizes of huge pages are kept. Must not know how an observation is made.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from typing import IO, cast
 import msgspec
 
 from tuned_spec.errors import UsageError
-from tuned_spec.model import Observation
+from tuned_spec.model import Observation, Value
 
 VERSION = 1
 MAX_LINE = 16 << 20  # ten thousand cgroups with a dozen metrics each, with room
@@ -38,6 +41,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     interval_s: float
     metrics: tuple[str, ...]
     note: str = ""  # what went on, in the recorder's words
+    facts: dict[str, float] = {}  # what policies compute with, as `ram`; see knobs/caps.py
+    knobs: dict[str, Value] = {}  # what stood in the knobs when it began
 
 
 class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -47,9 +47,17 @@ class Hold(Frozen, frozen=True):
     since: float | None = None
 
 
+_NOT = Hold()  # most conditions, at most times
+
+
 class RuleState(Frozen, frozen=True):
+    """`holds` is empty while no condition holds."""
+
     active: bool = False
     holds: tuple[Hold, ...] = ()
+
+
+_QUIET = RuleState()  # most rules, at most times
 
 
 class RulesMemory(Frozen, frozen=True):
@@ -86,12 +94,15 @@ def advance(
     returned = {name for name in observation.values if name not in known}
     known |= {name: (value, t) for name, value in observation.values.items() if math.isfinite(value)}
     states: dict[str, RuleState] = {}
+    active: list[Rule] = []
+    waiting: list[float] = []
     for rule in rules:
-        before = memory.states.get(rule.id) or RuleState()
-        states[rule.id] = _step(rule, before, known, returned, t)
-    waiting = [_due(rule, states[rule.id]) for rule in rules if not states[rule.id].active]
-    due = min((at for at in waiting if at is not None), default=None)
-    return RulesMemory(t, known, states, due), [rule for rule in rules if states[rule.id].active]
+        states[rule.id] = state = _step(rule, memory.states.get(rule.id, _QUIET), known, returned, t)
+        if state.active:
+            active.append(rule)
+        elif (at := _due(rule, state)) is not None:
+            waiting.append(at)
+    return RulesMemory(t, known, states, min(waiting, default=None)), active
 
 
 def next_check(memory: RulesMemory, t: float) -> float | None:
@@ -103,6 +114,10 @@ def _step(
     rule: Rule, before: RuleState, known: Mapping[str, tuple[float, float]], returned: set[str], t: float
 ) -> RuleState:
     deliverable = [_in_effect(condition, known) for condition in rule.when]
+    if not before.active and not any(
+        now is not None and _beyond(known[now.metric][0], now.op, now.level) for now in deliverable
+    ):
+        return _QUIET
     if before.active:
         if all(
             now is not None and now.metric not in returned and not _past(now, known[now.metric][0])
@@ -113,9 +128,9 @@ def _step(
     holds = []
     for number, now in enumerate(deliverable):
         if now is None or not _beyond(known[now.metric][0], now.op, now.level):
-            holds.append(Hold())
+            holds.append(_NOT)
             continue
-        old = before.holds[number] if number < len(before.holds) else Hold()
+        old = before.holds[number] if number < len(before.holds) else _NOT
         unbroken = old.metric == now.metric and old.since is not None and now.metric not in returned
         holds.append(old if unbroken else Hold(now.metric, t))
     state = RuleState(False, tuple(holds))
@@ -125,6 +140,8 @@ def _step(
 
 def _due(rule: Rule, state: RuleState) -> float | None:
     """When the rule fires if everything stays as it is; None while a condition does not hold."""
+    if not state.holds:
+        return None
     ends = []
     for condition, hold in zip(rule.when, state.holds, strict=True):
         if hold.since is None:

@@ -4,8 +4,8 @@ Owns the record of each rule and the sum that decides. Must not know files, cloc
 time and room come in as parameters. After Theorem 3 of "Speculative Actions" (arXiv 2510.04371): best first,
 launch while gain times *added* hit probability is at least the cost.
 
-Everything is in seconds of work: a gain of 0.5 over a workload that goes on for 600 s is worth 300 s, and a
-trial that costs a tenth of the speed for 30 s costs 3 s.
+Everything is in seconds of work: a gain of 0.5 over a workload that goes on for an hour is worth half an
+hour, and a trial that costs a tenth of the speed for 30 s costs 3 s.
 
 How likely the actor is to confirm comes from two levels: a rule starts at its declared confidence, which
 weighs as much as DECLARED trials, and moves with what it did elsewhere; under one signature it starts from
@@ -35,7 +35,7 @@ RULES = 128
 HALF_LIFE_S = 7 * 86_400.0
 JUDGE_S = 5.0  # what asking the actor costs, whatever it says
 TOGGLE_S = 0.05  # work lost by one switch between arms
-HORIZON_S = 600.0  # how long a workload goes on, where nobody knows better
+HORIZON_S = 3600.0  # how long a workload goes on, where nobody knows better
 # Share of the work lost while a wrong value of this risk is in place.
 HARM = {Risk.LOW: 0.1, Risk.MEDIUM: 0.5, Risk.HIGH: 1.0}
 

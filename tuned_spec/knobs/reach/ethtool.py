@@ -8,6 +8,7 @@ A driver that lacks it is FileNotFoundError with the reason. `high` is how far t
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import struct
 from typing import NamedTuple
@@ -132,12 +133,13 @@ def _want(index: int, feature: str, on: bool) -> None:
     _set(index, _FEATURES + 1, netlink.pack(_WANTED | netlink.NESTED, bits))
 
 
-def _names(bitset: bytes, all_of_them: bool = False) -> set[str]:
+@functools.lru_cache(maxsize=16)  # a device has a handful, mostly the same as before, and they are long
+def _names(bitset: bytes, all_of_them: bool = False) -> frozenset[str]:
     """The bits that are set, or all that the set speaks of. Without a mask each that is listed is set."""
     parts = netlink.unpack(bitset)
     every = all_of_them or _NOMASK in parts
     bits = (netlink.unpack(bit) for _, bit in netlink.each(parts.get(_BITS, b"")))
-    return {netlink.word(bit[_BIT_NAME]) for bit in bits if every or _BIT_VALUE in bit}
+    return frozenset(netlink.word(bit[_BIT_NAME]) for bit in bits if every or _BIT_VALUE in bit)
 
 
 # ----------------------------------------------------------------------------------- netlink
@@ -152,7 +154,7 @@ def _setting(name: str) -> Setting:
 def _attributes(index: int, get: int) -> netlink.Attributes:
     """FileNotFoundError if the interface is gone or its driver has nothing of that sort."""
     try:
-        (data,) = netlink.ask_generic("ethtool", get, _header(index))
+        (data,) = netlink.look_generic("ethtool", get, _header(index))
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENODEV):
             raise

@@ -8,12 +8,19 @@ from __future__ import annotations
 import errno
 import os
 
+# What sysfs shows is one at most. The kernel zeroes as much memory as a reader of a sysctl asks for: 64 KiB
+# take it longer than all the rest.
+_PAGE = 4096
+
 
 def read(path: str) -> str:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # A sysctl or sysfs attribute is one page at most, and comes whole in one read.
-        return os.read(fd, 65536).decode("utf-8", "replace").strip()
+        data = part = os.read(fd, _PAGE)
+        while len(part) == _PAGE:  # a bitmap or an allowed list, as of many ports
+            part = os.read(fd, _PAGE)
+            data += part
+        return data.decode("utf-8", "replace").strip()
     finally:
         os.close(fd)
 

@@ -31,6 +31,7 @@ NUMBERS = {
     "gro_ipv4_max_size": 64,
 }
 _LIMITS = {"gso_max_size": 59, "gso_max_segs": 60, "gso_ipv4_max_size": 59}  # IFLA_TSO_MAX_*
+together = netlink.together  # also of those modules that ask for an interface by this one
 FILES = ("gro_flush_timeout", "napi_defer_hard_irqs", "threaded")
 
 
@@ -105,7 +106,7 @@ def name_of(index: int) -> str:
 def _about(index: int) -> bytes:
     body = _INFO.pack(socket.AF_UNSPEC, 0, index, 0, 0) + netlink.pack_u32(_EXT_MASK, _WITHOUT_STATISTICS)
     try:
-        ((_, data),) = netlink.ask(netlink.ROUTE, _GETLINK, body)
+        ((_, data),) = netlink.look(netlink.ROUTE, _GETLINK, body)
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise

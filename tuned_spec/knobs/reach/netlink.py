@@ -13,7 +13,9 @@ import functools
 import os
 import socket
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 ROUTE, GENERIC = 0, 16  # NETLINK_ROUTE, NETLINK_GENERIC
 REPLACE, CREATE = 0x100, 0x400
@@ -30,14 +32,49 @@ _GENERIC = struct.Struct("=BBH")  # command, version, reserved
 _PATIENCE_S = 5  # the kernel answers before send(2) returns; a hang would be its bug, not ours to wait for
 
 Attributes = dict[int, bytes]
+Answers = list[tuple[int, bytes]]
 
 
-def ask(protocol: int, kind: int, *bodies: bytes, flags: int = 0) -> list[tuple[int, bytes]]:
+class _Told(threading.local):
+    answers: dict[tuple[object, ...], Answers] | None = None  # None: nothing is kept
+
+
+_told = _Told()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Whatever this thread asks in the block is asked once, until it writes: many knobs are in one answer."""
+    before = _told.answers
+    _told.answers = {} if before is None else before
+    try:
+        yield
+    finally:
+        _told.answers = before
+
+
+def look(protocol: int, kind: int, body: bytes, flags: int = 0) -> Answers:
+    """`ask` for what changes nothing."""
+    if _told.answers is None:
+        return _ask(protocol, kind, (body,), flags)
+    asked = (protocol, kind, body, flags)
+    if asked not in _told.answers:
+        _told.answers[asked] = _ask(protocol, kind, (body,), flags)
+    return _told.answers[asked]
+
+
+def ask(protocol: int, kind: int, *bodies: bytes, flags: int = 0) -> Answers:
     """The answers (type, body) to a request, when the kernel has acknowledged it. OSError if it refuses.
 
     Several bodies are several requests of one kind in one send(2): the kernel works through them before
     that returns, so that a kill comes before all or after all. The first refusal is raised.
     """
+    if _told.answers is not None:
+        _told.answers.clear()
+    return _ask(protocol, kind, bodies, flags)
+
+
+def _ask(protocol: int, kind: int, bodies: Sequence[bytes], flags: int) -> Answers:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as s:
         s.settimeout(_PATIENCE_S)
         for option in (_EXT_ACK, _GET_STRICT_CHK):
@@ -46,7 +83,7 @@ def ask(protocol: int, kind: int, *bodies: bytes, flags: int = 0) -> list[tuple[
             except OSError:
                 pass  # then refusals come without words, and a dump with more than was asked for
         s.send(b"".join(_framed(kind, _REQUEST | _ACK | flags, body) for body in bodies))
-        answers: list[tuple[int, bytes]] = []
+        answers: Answers = []
         refusals: list[OSError] = []
         due = len(bodies)
         while due:
@@ -66,6 +103,12 @@ def ask(protocol: int, kind: int, *bodies: bytes, flags: int = 0) -> list[tuple[
 def ask_generic(family: str, command: int, body: bytes) -> list[bytes]:
     """The same of a generic netlink family, by its name; each answer without its generic header."""
     answers = ask(GENERIC, _family(family), _GENERIC.pack(command, 1, 0) + body)
+    return [data[_GENERIC.size :] for _, data in answers]
+
+
+def look_generic(family: str, command: int, body: bytes) -> list[bytes]:
+    """`ask_generic` for what changes nothing."""
+    answers = look(GENERIC, _family(family), _GENERIC.pack(command, 1, 0) + body)
     return [data[_GENERIC.size :] for _, data in answers]
 
 

@@ -218,8 +218,8 @@ def _obstacle(root: Root) -> str:
         return f"somebody's {top.kind} has a size table (tc-stab), which one word cannot put back"
     if top.kind == "mq" and (not root.leaf or any(queue.handle for queue in root.leaves)):
         return "somebody has given the queues below mq disciplines of their own"
-    if top.handle and netlink.ask(
-        netlink.ROUTE, _GETTFILTER, _TC.pack(0, root.device, 0, top.handle, 0), flags=netlink.DUMP
+    if top.handle and netlink.look(
+        netlink.ROUTE, _GETTFILTER, _TC.pack(0, root.device, 0, top.handle, 0), netlink.DUMP
     ):
         return f"somebody's {top.kind} has filters, which one word cannot put back"
     default = _default()
@@ -359,7 +359,7 @@ def _root(index: int) -> Root:
     """The discipline at the root, and the queues of an mq. FileNotFoundError without such an interface."""
     tx_queues = netlink.number(link.attributes(index).get(_IFLA_NUM_TX_QUEUES, b""))
     # Asked for one, the kernel tells whoever listens for events; of a dump, it may give all interfaces.
-    answers = netlink.ask(netlink.ROUTE, _GETQDISC, _TC.pack(0, index, 0, 0, 0), flags=netlink.DUMP)
+    answers = netlink.look(netlink.ROUTE, _GETQDISC, _TC.pack(0, index, 0, 0, 0), netlink.DUMP)
     queues = [_queue(data) for _, data in answers if _TC.unpack_from(data)[1] == index]
     top = next((queue for queue in queues if queue.parent == _ROOT), None)
     if top is None:  # the kernel puts none there until the interface is up
