@@ -296,15 +296,17 @@ class Daemon:
         """The rules for what is on this host now; what cannot work here is `inert`."""
         self.hands.catalogue.forget()
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
-        if rules == self.planned:
-            return rules
-        self.planned = rules
-        knobs = {action.knob for rule in rules for action in rule.do}
-        self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))
+        known = rules == self.planned
+        waiting = {rule for rule, _ in self.inert}  # whose program may have been started by now
+        asked = [rule for rule in rules if not known or rule.id in waiting]
+        knobs = {action.knob for rule in asked for action in rule.do}
+        self.inert = inert(asked, self.sense.absent() | self.hands.unusable(knobs))
         for rule in self.policy.rules:
             if is_template(rule) and not any(entry_of(one.id) == rule.id for one in rules):
                 self.inert.append((rule.id, f"nothing here is {' and '.join(a.knob for a in rule.do)}"))
-        self.hands.watch_over(knobs)
+        if not known:
+            self.hands.watch_over(knobs)
+        self.planned = rules
         return rules
 
     def glance(self, t: float) -> None:
