@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tuned_spec.knobs.caps import Facts
+from tuned_spec.knobs.reach import task
 from tuned_spec.model import CouplingKind, Knob
 from tuned_spec.policy import grammar, units
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy, rule or search
+SELECTOR = "write {0}@exe=NAME, {0}@cgroup=PATH, or both: {0}@exe=NAME,cgroup=PATH"
 WHY_REQUIRED = {
     "id": "name the rule: it is what `why` and `history` say",
     "reason": "say in one sentence why this should help",
@@ -38,14 +40,22 @@ class Targets(Reader):
             if at and plain in self.catalogue:
                 hint = f"write {plain}: there is one on the host"
             self.problem(line, key, "unknown knob", hint)
+        elif knob.per == "task" and knob.instance:
+            try:
+                task.selector(knob.instance)
+            except ValueError as error:
+                self.problem(line, key, str(error), SELECTOR.format(name.partition("@")[0]))
+                return None
         return knob
 
-    def one_knob(self, name: str, line: int, key: str) -> Knob | None:
-        """A knob that can be written: of a template, the one of an instance, or of each that a glob means."""
+    def one_knob(self, name: str, line: int, key: str, *, globs: bool = True) -> Knob | None:
+        """A knob that can be written: of a template, the one of an instance, or of each that a glob means
+        (where `globs` may stand)."""
         knob = self.knob(name, line, key)
         if knob is not None and knob.per and not knob.instance:
-            hint = f"write {name}@NAME, or {name}@* for each of them"
-            self.problem(line, key, f"there is one for each {knob.per}", hint)
+            what = f"there is one for each {knob.per}"
+            hint = f"write {name}@NAME" + (f", or {name}@* for each of them" if globs else "")
+            self.problem(line, key, what, SELECTOR.format(name) if knob.per == "task" else hint)
             return None
         return knob
 
