@@ -121,7 +121,7 @@ class Templates(dict[str, Knob]):
             self[name] = msgspec.structs.replace(CATALOGUE[name], per="disk", coupled=())
         self["nic.len"] = msgspec.structs.replace(CATALOGUE["vm.swappiness"], id="nic.len", per="nic")
         self["task.nice"] = msgspec.structs.replace(CATALOGUE["vm.swappiness"], id="task.nice", per="task")
-        for instance in ("exe=a*,cgroup=b.slice", "sleep", "*"):
+        for instance in ("exe=a*,cgroup=b.slice", "cgroup=b.slice/*", "sleep", "*"):
             id = f"task.nice@{instance}"
             self[id] = msgspec.structs.replace(self["task.nice"], id=id, instance=instance)
         for name in [name for name, knob in self.items() if knob.per and knob.per != "task"]:
@@ -177,6 +177,10 @@ def with_templates(tmp: Path, text: str) -> Loaded:
         (
             with_rule('"task.nice@*": set 5'),
             "'*' is not exe=GLOB, cgroup=PATH, or both joined by a comma; write",
+        ),
+        (
+            with_search('"task.nice@cgroup=b.slice/*": [0, 9]'),
+            "'cgroup=b.slice/*' has a glob; name the cgroup itself: all below it is meant",
         ),
         (
             with_search("block.nr_requests: [4, 8]"),

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tuned_spec.globs import is_glob
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.knobs.reach import task
 from tuned_spec.model import CouplingKind, Knob
 from tuned_spec.policy import grammar, units
+from tuned_spec.policy.document import shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
@@ -42,9 +44,13 @@ class Targets(Reader):
             self.problem(line, key, "unknown knob", hint)
         elif knob.per == "task" and knob.instance:
             try:
-                task.selector(knob.instance)
+                cgroup = task.selector(knob.instance).cgroup
             except ValueError as error:
                 self.problem(line, key, str(error), SELECTOR.format(name.partition("@")[0]))
+                return None
+            if is_glob(cgroup):
+                hint = "name the cgroup itself: all below it is meant"
+                self.problem(line, key, f"'cgroup={shown(cgroup)[1:-1]}' has a glob", hint)
                 return None
         return knob
 
