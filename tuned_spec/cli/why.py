@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuned_spec.cli import live, show
-from tuned_spec.cli.catalogue import Host, Live, bounds, text
+from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
 from tuned_spec.cli.history import kind, outcomes, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
-from tuned_spec.errors import TunedSpecError
+from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import Entry
 from tuned_spec.model import RECORD_KINDS, Frozen, Knob, Value
+from tuned_spec.speculate.templates import is_glob
 
 TOLD = tuple(kind for kind in RECORD_KINDS if kind != "refused")  # a rule held back can fill pages of these
 
@@ -48,6 +49,9 @@ class Chain(Frozen, frozen=True):
 def main(args: argparse.Namespace) -> int:
     host = Host(args.root)
     knob = host.knob(args.knob)
+    if is_glob(knob.id):
+        hint = f"`tuned-spec knobs '{knob.id}'` lists those that are here"
+        raise UsageError(f"{knob.id}: is the name of many; name one: {hint}")
     chain = trace(host, knob, args)
     if args.json:
         show.json_out({"v": 1, "command": "why", "chain": chain})
@@ -87,7 +91,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         summary=knob.summary,
         source=knob.source,
         unit=knob.unit,
-        range=bounds(knob),
+        range=bounds(knob) + unit(knob),
         risk=knob.risk.value,
         live=here.value,
         live_error=here.why,
@@ -221,8 +225,8 @@ def _rule_link(chain: Chain, now: float) -> str:
 
 def _seen(chain: Chain, now: float) -> str:
     seen = chain.rule.get("seen") if chain.rule else None
-    if not isinstance(seen, Mapping):
-        return ""
+    if not isinstance(seen, Mapping) or not seen:
+        return ""  # a search waits for nothing
     moment = chain.last("proposed", "would")
     at = f" at {show.when(moment.wall, now)}" if moment else ""
     return ", ".join(f"{name} = {show.number(value)}" for name, value in seen.items()) + at
