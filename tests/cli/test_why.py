@@ -114,6 +114,22 @@ def test_observed_only(place: Place) -> None:
     assert "saw" not in said.split(), "nothing was seen, and an empty line tells nothing"
 
 
+def test_a_search_is_not_told_as_a_change(place: Place) -> None:
+    now = f'(Write("{SWAPPINESS}", 60),)'
+    place.act(
+        f'note("proposed", "t1", ("{SWAPPINESS}",), "best", writes={now}, before={now}, seen={{}})\n'
+        f'note("climbed", "t1", ("{SWAPPINESS}",), "best", writes=(Write("{SWAPPINESS}", 20),), windows=9, '
+        'what="nothing better is expected")',
+        STOP,
+    )
+    assert "allowed a search from vm.swappiness = 60" in words(place, SWAPPINESS)
+    assert "searched vm.swappiness = 20 after 9 windows: nothing better is expected" in words(
+        place, SWAPPINESS
+    )
+    (line,) = [line for line in place.tell("history").stdout.splitlines() if " proposed " in line]
+    assert line.split("t1", 1)[1].strip() == "a search from vm.swappiness = 60 [best]"
+
+
 def test_the_journal_gone_the_history_still_knows(place: Place) -> None:
     place.act(f'change("t1", "{SWAPPINESS}", 30)')
     for path in place.run.iterdir():

@@ -9,7 +9,7 @@ from typing import Any
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import kind, outcomes, verdict
+from tuned_spec.cli.history import SENTENCES, kind, outcomes, planned, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -237,7 +237,7 @@ def _envelope(chain: Chain, now: float) -> str:
     words = []
     if moment:
         verb = "would write" if moment.kind == "would" else "allowed"
-        words.append(f"{verb} {show.writes(moment.data.get('writes'))}")
+        words.append(f"{verb} {planned(moment.data)}")
     if chain.refused and (not moment or chain.refused.id > moment.id):
         data = chain.refused.data
         words.append(
@@ -255,6 +255,11 @@ def _written_link(chain: Chain, now: float) -> str:
     rounded = applied.data.get("rounded")
     note = ", rounded by the kernel" if isinstance(rounded, list) and chain.knob in rounded else ""
     return f"{show.writes(applied.data.get('after'))}{note}, at {show.when(applied.wall, now)}"
+
+
+def _searched(chain: Chain, now: float) -> str:
+    found = chain.last("climbed")
+    return f"{SENTENCES['climbed'](found.data)}, at {show.when(found.wall, now)}" if found else ""
 
 
 def _trial(chain: Chain, now: float) -> str:
@@ -318,6 +323,7 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "saw": _seen,
     "envelope": _envelope,
     "written": _written_link,
+    "searched": _searched,
     "trial": _trial,
     "verdict": _verdict,
     "live now": _live,
