@@ -9,7 +9,7 @@ import pytest
 
 from tuned_spec.cli.policy import facts_of
 from tuned_spec.knobs import catalogue
-from tuned_spec.model import Mode, Policy, Value, Write
+from tuned_spec.model import Mode, Observation, Policy, Value, Write
 from tuned_spec.paths import shipped_policies
 from tuned_spec.policy.load import load
 from tuned_spec.policy.replay import Paper, Replay, replay
@@ -126,3 +126,30 @@ def test_unanswered_proposals_are_taken_back_and_tried_once() -> None:
     assert found.proposed, "the same rules hold"
     tried = [one.rule for one in found.proposed]
     assert len(tried) == len(set(tried)), "its trial is still open, or has just run out"
+
+
+def group(t: float, pressure: float) -> Observation:
+    """A host short of memory, with one service of 1 GiB."""
+    name = "system.slice/a.service"
+    values = {
+        f"cgroup.psi.memory.some@{name}": pressure,
+        f"cgroup.memory.refault_per_s@{name}": 0.0,
+        f"cgroup.memory.current_bytes@{name}": float(1 << 30),
+        "mem.available_share": 0.2,
+    }
+    return Observation(t, values)
+
+
+@pytest.mark.parametrize(("pressure", "bites"), [(0.0, True), (0.02, False)])
+def test_cold_memory_is_taken_in_small_bites_and_only_while_nobody_waits(
+    pressure: float, bites: bool
+) -> None:
+    knob = "cgroup.memory.reclaim@system.slice/a.service"
+    facts = {"page": 4096.0, "ram": 8.0 * (1 << 30), "cpus": 2.0}
+    values: dict[str, Value] = {knob: 0}
+    paper = Paper(ENTRIES, facts, values)
+    seen = [group(float(t), pressure) for t in range(40)]
+    found = replay(policy_for("batch", paper, facts), seen, paper, values)
+    rules = [(one.rule, one.writes) for one in found.proposed]
+    bite = (Write(knob, 32 << 20),)
+    assert rules == ([("reclaim-what-is-cold@system.slice/a.service", bite)] if bites else [])

@@ -14,6 +14,7 @@ from tuned_spec.model import Climb, Knob, KnobType, Mode, Risk, Rule, entry_of
 from tuned_spec.paths import shipped_policies
 from tuned_spec.policy.load import Loaded, load
 from tuned_spec.policy.replay import Paper
+from tuned_spec.speculate import selection
 
 catalogue = pytest.importorskip("tuned_spec.knobs.catalogue", reason="the catalogue is not there")
 metrics = pytest.importorskip("tuned_spec.sense.metrics", reason="the table of metrics is not there")
@@ -71,6 +72,16 @@ def test_every_rule_is_careful(name: str) -> None:
             assert free or entry_of(action.knob) in limited, f"{rule.id}: {action.knob}"
     for climb in policy.climbs:
         assert climb.guard and climb.source, climb.id
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_rule_is_worth_a_first_trial(name: str) -> None:
+    """By its own words, before anything is on record; a rule that never is could as well not be there."""
+    knobs = Paper(catalogue.load(), FACTS)
+    for rule in shipped(name).policy.rules:
+        guess = selection.candidate(rule, knobs)
+        chosen = selection.choose([guess], selection.Record(), None, 0.0, 1)
+        assert (chosen.launch == ()) == rule.id.endswith(BY_HAND), chosen.skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)

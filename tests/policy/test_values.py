@@ -180,7 +180,7 @@ def with_templates(tmp: Path, text: str) -> Loaded:
         ),
         (
             with_search('"task.nice@cgroup=b.slice/*": [0, 9]'),
-            "'cgroup=b.slice/*' has a glob; name the cgroup itself: all below it is meant",
+            "cgroup= is a path and takes no glob; name the cgroup itself: all below it is meant",
         ),
         (
             with_search("block.nr_requests: [4, 8]"),

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping
 
 from tuned_spec.globs import is_glob
 from tuned_spec.knobs.caps import Facts
+from tuned_spec.knobs.instances import misnamed
 from tuned_spec.knobs.reach import task
-from tuned_spec.model import CouplingKind, Knob
+from tuned_spec.model import CouplingKind, Knob, entry_of
 from tuned_spec.policy import grammar, units
-from tuned_spec.policy.document import shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
@@ -42,26 +42,25 @@ class Targets(Reader):
             if at and plain in self.catalogue:
                 hint = f"write {plain}: there is one on the host"
             self.problem(line, key, "unknown knob", hint)
-        elif knob.per == "task" and knob.instance:
-            try:
-                cgroup = task.selector(knob.instance).cgroup
-            except ValueError as error:
-                self.problem(line, key, str(error), SELECTOR.format(name.partition("@")[0]))
-                return None
-            if is_glob(cgroup):
-                hint = "name the cgroup itself: all below it is meant"
-                self.problem(line, key, f"'cgroup={shown(cgroup)[1:-1]}' has a glob", hint)
-                return None
         return knob
 
     def one_knob(self, name: str, line: int, key: str, *, globs: bool = True) -> Knob | None:
         """A knob that can be written: of a template, the one of an instance, or of each that a glob means
         (where `globs` may stand)."""
-        knob = self.knob(name, line, key)
-        if knob is not None and knob.per and not knob.instance:
+        if (knob := self.knob(name, line, key)) is None or not knob.per:
+            return knob
+        entry, what = entry_of(name), ""
+        if not knob.instance:
             what = f"there is one for each {knob.per}"
-            hint = f"write {name}@NAME" + (f", or {name}@* for each of them" if globs else "")
-            self.problem(line, key, what, SELECTOR.format(name) if knob.per == "task" else hint)
+            hint = f"write {entry}@NAME" + (f", or {entry}@* for each of them" if globs else "")
+        elif what := misnamed(knob):
+            hint = f"`tuned-spec knobs {entry}` lists those that are here"
+        if what:
+            self.problem(line, key, what, SELECTOR.format(entry) if knob.per == "task" else hint)
+            return None
+        if knob.per == "task" and is_glob(task.selector(knob.instance).cgroup):
+            hint = "name the cgroup itself: all below it is meant"
+            self.problem(line, key, "cgroup= is a path and takes no glob", hint)
             return None
         return knob
 
