@@ -36,6 +36,7 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     (row,) = [line for line in out.splitlines() if "4096 -> 8192" in line]
     assert row.split()[1:3] == ["longer-accept-queue", "net.core.somaxconn"]
     assert "tcp.listen_overflows_per_s" in row
+    assert "mode observe: 1 proposal in 70 observations over" in out
     assert "refused by the envelope" in out and "cooldown" in out
     assert "a storm of connections" in out, "the recorder's note"
 

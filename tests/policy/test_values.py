@@ -97,6 +97,18 @@ def test_pages_are_counted_only_where_their_size_is_known(tmp_path: Path) -> Non
         computed("25% of ram", "pages", {"ram": 1.0})
 
 
+def with_search(over: str) -> str:
+    return f"""\
+version: 1
+climbs:
+  - id: one
+    reason: r
+    source: s
+    over: {{{over}}}
+    expect: cpu.busy falls by 5%
+"""
+
+
 # ------------------------------------------------------------------------ many instances
 
 
@@ -108,7 +120,11 @@ class Templates(dict[str, Knob]):
         for name in ("block.scheduler", "block.nr_requests"):
             self[name] = msgspec.structs.replace(CATALOGUE[name], per="disk", coupled=())
         self["nic.len"] = msgspec.structs.replace(CATALOGUE["vm.swappiness"], id="nic.len", per="nic")
-        for name in [name for name, knob in self.items() if knob.per]:
+        self["task.nice"] = msgspec.structs.replace(CATALOGUE["vm.swappiness"], id="task.nice", per="task")
+        for instance in ("exe=a*,cgroup=b.slice", "cgroup=b.slice/*", "sleep", "*"):
+            id = f"task.nice@{instance}"
+            self[id] = msgspec.structs.replace(self["task.nice"], id=id, instance=instance)
+        for name in [name for name, knob in self.items() if knob.per and knob.per != "task"]:
             for instance in ("*", "sd*", "vda"):
                 id = f"{name}@{instance}"
                 self[id] = msgspec.structs.replace(self[name], id=id, instance=instance)
@@ -149,14 +165,66 @@ def with_templates(tmp: Path, text: str) -> Loaded:
             'version: 1\nlimits: {"block.nr_requests@sd*": {cooldown: 1m}}',
             "has a glob; write block.nr_requests for all of them, or one's name behind the @",
         ),
-        (with_rule("block.nr_requests: set 64"), "there is one for each disk; write block.nr_requests@NAME"),
+        (with_rule("block.nr_requests: set 64"), "one for each disk; write block.nr_requests@NAME, or"),
+        (
+            with_rule("task.nice: set 5"),
+            "there is one for each task; write task.nice@exe=NAME, task.nice@cgroup=",
+        ),
+        (
+            with_rule("task.nice@sleep: set 5"),
+            "'sleep' is not exe=GLOB, cgroup=PATH, or both joined by a comma",
+        ),
+        (
+            with_rule('"task.nice@*": set 5'),
+            "'*' is not exe=GLOB, cgroup=PATH, or both joined by a comma; write",
+        ),
+        (
+            with_search('"task.nice@cgroup=b.slice/*": [0, 9]'),
+            "cgroup= is a path and takes no glob; name the cgroup itself: all below it is meant",
+        ),
+        (
+            with_search("block.nr_requests: [4, 8]"),
+            "there is one for each disk; write block.nr_requests@NAME\n",
+        ),
+        (with_search('"block.nr_requests@*": [4, 8]'), "a search is for one instance: name it"),
     ],
 )
 def test_globs_that_cannot_be_bound(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(PolicyError) as caught:
         with_templates(tmp_path, text)
     (only,) = caught.value.problems
-    assert said in str(only).replace(f"{tmp_path}/", "")
+    assert said in f"{only}\n".replace(f"{tmp_path}/", "")
+
+
+def test_tasks_are_named_by_a_selector_which_may_have_a_glob_in_it(tmp_path: Path) -> None:
+    policy = with_templates(tmp_path, with_rule('"task.nice@exe=a*,cgroup=b.slice": set 5')).policy
+    assert [action.knob for action in policy.rules[0].do] == ["task.nice@exe=a*,cgroup=b.slice"]
+
+
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        ("", "over: searches over nothing; name one to 4"),
+        (
+            "vm.swappiness: [0, 9], vm.dirty_ratio: [0, 9], kernel.poll: [0, 9], net.mem: [0, 9], "
+            "vm.dirty_writeback_centisecs: [0, 9]",
+            "over: has 5 numbers; name one to 4",
+        ),
+        ("mm.thp: [never, always]", "over.mm.thp: a choice has no range to search; use a rule"),
+        ("net.ipv4.tcp_slow_start_after_idle: [0, 1]", "a switch has no range to search; use a rule"),
+        ("vm.swappiness: 10", "over.vm.swappiness: is not two values; a range is [low, high]"),
+        ("vm.swappiness: [1, 2, 3]", "over.vm.swappiness: is not two values; a range is [low, high]"),
+        ("vm.swappiness: [1, [2]]", "over.vm.swappiness: is not one value; write it on this line"),
+        ("vm.swappiness: [9, 1]", "low 9 is not below high 1; leave room to search"),
+        ("vm.swappiness: [0, 900]", "900 is outside [0, 200]; a policy narrows"),
+        ("net.ipv4.tcp_rmem: [4KiB, 8KiB]", "is not one number; pick one: net.ipv4.tcp_rmem[min], net"),
+        ('"net.ipv4.tcp_rmem[mx]": [4KiB, 8KiB]', "is not one number; pick one: net.ipv4.tcp_rmem[min], net"),
+        ('"vm.swappiness[max]": [0, 9]', "is not one number; delete the [...]"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_once(tmp_path: Path, over: str, said: str) -> None:
+    (problem,) = problems(tmp_path, with_search(over))
+    assert said in problem
 
 
 def test_the_limit_of_one_instance_inherits_from_its_entry(tmp_path: Path) -> None:

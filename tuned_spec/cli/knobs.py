@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from tuned_spec import globs
 from tuned_spec.cli import live, show
-from tuned_spec.cli.catalogue import Host, Live, bounds, text
+from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
 from tuned_spec.cli.sysctl_d import Owners
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.ledger import repair
@@ -75,7 +75,8 @@ def _told(knob: Knob, here: Live, owner: str) -> dict[str, object]:
 def _row(knob: Knob, here: Live, owner: str) -> tuple[str, ...]:
     there = here.availability
     missing = "(none here)" if knob.per and not knob.instance else "(absent)"
+    if knob.per == "task" and not knob.instance:
+        missing = "(by name)"  # of programs or cgroups: tasks are not listed
     value = text(here.value) if there.present else missing
     locked = "" if there.writable or not there.present else " (read-only)"
-    unit = "" if knob.choices or knob.type == "bool" else " " + knob.unit.partition(" (")[0]
-    return (knob.id, value + locked, bounds(knob) + unit, knob.risk.value, owner or "-")
+    return (knob.id, value + locked, bounds(knob) + unit(knob), knob.risk.value, owner or "-")
