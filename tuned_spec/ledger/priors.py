@@ -89,6 +89,7 @@ def _rows(path: Path) -> list[tuple[object, str, bytes]]:
     # Nobody writes into a file that is in place, so no lock and no log beside it.
     uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # of a damaged name or table
         (mark,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if mark != APPLICATION_ID:
