@@ -42,7 +42,7 @@ def load(state_dir: Path, wall: float) -> Loaded:
         return Loaded()
     try:
         rows = _rows(path)
-    except (sqlite3.Error, OSError, _Unusable) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError, _Unusable) as error:  # SQLite quotes damage as it is
         return Loaded(said=(f"{path}: {error}; {_move_aside(path, wall)}; nothing is remembered",))
     workloads: list[Remembered] = []
     rules: dict[str, Tally] = {}
