@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tuned_spec.ledger.history import History, read
@@ -101,6 +101,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_others_are_kept(tmp_path: Pa
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=64))
+@example(at=4062, what=b"\x80")  # in the name of a table
 def test_damage_anywhere_is_no_crash(tmp_path_factory: pytest.TempPathFactory, at: int, what: bytes) -> None:
     place = tmp_path_factory.mktemp("damage")
     save(place, *some(3))

@@ -168,7 +168,7 @@ class History:
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         try:
             return _open_to_write(self.path)
-        except (sqlite3.DatabaseError, _Unusable) as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError, _Unusable) as error:
             if not _is_damage(error):
                 raise
             self._move_aside(error)
@@ -368,7 +368,7 @@ def _reading(state_dir: Path) -> Iterator[sqlite3.Connection | None]:
                 return
             _demand_ours(db)
             yield db
-    except (sqlite3.Error, OSError, _Unusable, msgspec.DecodeError) as error:
+    except (sqlite3.Error, OSError, _Unusable, UnicodeDecodeError, msgspec.DecodeError) as error:
         if _is_damage(error) or isinstance(error, msgspec.DecodeError):
             cure = f"the daemon moves it aside at its next start, or do it now: mv {path} {path}.bad"
         else:

@@ -42,7 +42,7 @@ def load(state_dir: Path, wall: float) -> Loaded:
         return Loaded()
     try:
         rows = _rows(path)
-    except (sqlite3.Error, OSError, _Unusable) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError, _Unusable) as error:  # SQLite quotes damage as it is
         return Loaded(said=(f"{path}: {error}; {_move_aside(path, wall)}; nothing is remembered",))
     workloads: list[Remembered] = []
     rules: dict[str, Tally] = {}
@@ -89,6 +89,7 @@ def _rows(path: Path) -> list[tuple[object, str, bytes]]:
     # Nobody writes into a file that is in place, so no lock and no log beside it.
     uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
+        db.text_factory = lambda raw: raw.decode("utf-8", "replace")  # of a damaged name or table
         (mark,) = db.execute("PRAGMA application_id").fetchone()
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if mark != APPLICATION_ID:
