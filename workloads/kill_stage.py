@@ -24,7 +24,7 @@ from tuned_spec.model import Knob, Write, Writes, entry_of
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWNET, PRIVATE = 0x00020000, 0x40000000, 0x44000  # sched.h; MS_REC | MS_PRIVATE
-NIC, PROGRAM = "ts-kill", "ts-kill"
+NIC, PROGRAM = "ts-kill", f"ts-kill-{os.getpid()}"  # not another run's
 CROWD = """
 import os, signal, threading, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -42,7 +42,6 @@ CHANGES: tuple[tuple[Writes, Writes], ...] = (
     ((Write(NICE, 5),), (Write(NICE, 9),)),
     ((Write(QUEUE, 700), Write(FLUSH, 20_000)), (Write(QUEUE, 333), Write(FLUSH, 50_000))),
     ((Write(QDISC, "pfifo"),), (Write(QDISC, "pfifo_fast"),)),
-    ((Write(NICE, 3), Write(QUEUE, 77)), (Write(NOMERGES, 2), Write(NICE, 7))),
 )
 
 

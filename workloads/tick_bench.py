@@ -5,11 +5,11 @@
 Four daemons (`daemon.serve.Daemon`, without its loop and its actor) are ticked in turn: one with the default
 policy, and three with one rule for each of more than that many knobs, of which none, 12 and all of `--knobs`
 are changed and confirmed. They were proposed, allowed, journaled, written and held the way all changes are;
-the verdict is ours. Each rule names a metric of its own, as far as there are so many.
+the verdict is ours.
 
-The knobs are as many kinds as there are here, one of each entry of the catalogue: those of a network namespace,
-of interfaces, loop devices and a process made for it, and of the host's own only low-risk ones. Each gets the legal
-value that is nearest to its own. All are put back and compared.
+The knobs are of as many kinds as there are here, one of each entry of the catalogue: those of a network
+namespace, of interfaces, loop devices and a process made for it, and the host's own where those are too few.
+Each gets the legal value that is nearest to its own. All are put back and compared.
 
 CPU time of this process, all threads. Time goes a second a tick for the daemon, so that what is done now and
 then (every tenth second, say) falls in as many ticks as it does in reality; for us it goes faster.
@@ -18,7 +18,6 @@ then (every tenth second, say) falls in as many ticks as it does in reality; for
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
@@ -42,6 +41,7 @@ from tuned_spec.engine.events import ActorChanged, ActorSaid, Observed, Stop
 from tuned_spec.errors import JournalError, KnobError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
+from tuned_spec.knobs.facts import host_facts
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
@@ -64,6 +64,7 @@ from tuned_spec.model import (
 )
 from tuned_spec.policy.load import load as load_policy
 from tuned_spec.sense.metrics import METRICS, Kind, known
+from workloads.figures import at
 from workloads.round_trip import CHECKOUT, OURS, interfaces, others, spare
 from workloads.trouble import alone
 
@@ -71,17 +72,27 @@ FEW = 12
 NAMED = 64  # metrics that the rules name: three times as many as a shipped policy
 NEVER = 1e11  # no metric of a host gets there by itself
 EVERY_S = 0.02  # between ticks: a tick finds cold caches, a tight loop does not
-# Kind of adapter -> how many at most; of the rest as many as are missing. Not the CPUs' own, which would slow down others.
-MOST = {"block": 22, "link": 12, "ethtool": 8, "qdisc": 12, "queue": 3, "task": 6, "cgroup": 9, "sysfs": 16}
-SYSCTLS = 200
+# Kind of adapter -> how many at most. None of the CPUs' own: they would slow down whoever works beside.
+MOST = {
+    "block": 22,
+    "cgroup": 9,
+    "ethtool": 8,
+    "link": 12,
+    "qdisc": 12,
+    "queue": 3,
+    "sysctl": 200,
+    "sysfs": 16,
+    "task": 6,
+}
 
 
 def candidates(catalogue: Catalogue, disks: set[str]) -> Iterator[str]:
     """One knob of each entry of those kinds, what belongs to us alone before what is the host's."""
     places = {"disk": sorted(disks), "cgroup": [OURS], "task": [f"exe={OURS}"]}
-    ours, hosts = [], []
+    ours: list[list[str]] = []
+    hosts: list[list[str]] = []
     for id, entry in catalogue.items():
-        if entry.risk is Risk.HIGH or entry.adapter not in (*MOST, "sysctl") or entry.stateless or entry.blocking:
+        if entry.risk is Risk.HIGH or entry.adapter not in MOST or entry.stateless or entry.blocking:
             continue
         if entry.per:
             names = places.get(entry.per) or list(catalogue.instances(id))
@@ -118,7 +129,7 @@ def choose(count: int, disks: set[str], directory: Path) -> dict[str, Value]:
     catalogue = Catalogue(load(), access)
     journal = Journal(directory, repair.boot_id())
     ledger = Ledger(catalogue, access, journal, clock)
-    room = Counter(MOST | {"sysctl": SYSCTLS})
+    room = Counter(MOST)
     chosen: dict[str, Value] = {}
     taken: set[str] = set()
     for id in candidates(catalogue, disks):
@@ -137,16 +148,18 @@ def choose(count: int, disks: set[str], directory: Path) -> dict[str, Value]:
     order = sorted(chosen, key=lambda id: (catalogue[id].adapter == "sysctl", catalogue[id].scope != "netns"))
     if len(order) < count:
         raise SystemExit(f"this host has {len(order)} knobs for it, {count} are needed")
-    return {id: chosen[id] for id in order[:count]}
+    few = order[: count : count // FEW][:FEW]  # of all kinds, too
+    return {id: chosen[id] for id in dict.fromkeys(few + order[:count])}
 
 
 def policy_of(values: dict[str, Value]) -> Policy:
-    """A rule for each knob, which waits for a metric of its own."""
+    """A rule for each knob. The first FEW wait for a metric of their own, the others share what is left."""
     files = (n for n, m in METRICS.items() if m.alone and m.kind is not Kind.REPORTED and m.source[0] == "/")
     metrics = list(islice(files, NAMED))
+    rest = cycle(metrics[FEW:])
     rules = []
     for number, (knob, value) in enumerate(values.items()):
-        metric = metrics[number % len(metrics)]
+        metric = metrics[number] if number < FEW else next(rest)
         rules.append(
             Rule(
                 id=f"rule-{number}",
@@ -154,8 +167,8 @@ def policy_of(values: dict[str, Value]) -> Policy:
                 do=(Action(knob, Op.SET, value),),
                 expect=Expect(metric, Way.DOWN, 0.5),
                 reason="a measurement",
-                confidence=0.9,
                 source="none",
+                confidence=0.9,
             )
         )
     return Policy(names=("bench",), mode=Mode.LOSSY, rules=tuple(rules), changes_per_minute=100_000)
@@ -177,12 +190,16 @@ class Ticked:
                 catalogue=catalogue,
                 metrics=known,
                 uid_of=int,
-                metric_names=METRICS,
+                facts=host_facts(Path("/")),
+                sensed={name: metric.per for name, metric in METRICS.items()},
             ).policy
         self.hands = Hands(catalogue, access, Journal(options.runtime_dir, boot_id), clock)
         self.daemon = Daemon(options, policy, self.hands, boot_id, ())
         self.daemon.log = Log(os.open(os.devnull, os.O_WRONLY))
         self.daemon.dispatch(ActorChanged(clock(), True, "the bench judges"))
+        self.daemon.keep_lookout(
+            clock()
+        )  # the helper that hears of new tasks, where there are knobs of tasks
         self.t = clock()
 
     def manage(self, rules: Sequence[Rule]) -> None:
@@ -201,6 +218,8 @@ class Ticked:
     def tick(self) -> float:
         """Its CPU time, in microseconds."""
         self.t += 1.0
+        for fd, mask in self.daemon.epoll.poll(0):  # what others' processes do meanwhile is not of the tick
+            self.daemon.handlers[fd](mask)
         start = time.process_time_ns()
         self.daemon.tick(self.t)
         return (time.process_time_ns() - start) / 1e3
@@ -224,23 +243,20 @@ class Ticked:
 
 
 @contextmanager
-def daemons(values: dict[str, Value], many: int, place: Path) -> Iterator[dict[str, Ticked]]:
+def daemons(values: dict[str, Value], place: Path) -> Iterator[tuple[Ticked, Ticked, Ticked, Ticked]]:
+    """With the default policy; with none, FEW and all others of these knobs changed."""
     policy = policy_of(values)
-    running = {
-        "default policy": Ticked(place / "default", None),
-        "0 knobs": Ticked(place / "none", policy),
-        f"{FEW} knobs": Ticked(place / "few", policy),
-        f"{many} knobs": Ticked(place / "many", policy),
-    }
-    try:
-        # No knob can be two daemons' at a time.
-        running[f"{FEW} knobs"].manage(policy.rules[:: len(policy.rules) // FEW][:FEW])
-        left = [r for r in policy.rules if r not in policy.rules[:: len(policy.rules) // FEW][:FEW]]
-        running[f"{many} knobs"].manage(left)
+    with ExitStack() as ended:
+
+        def start(name: str, policy: Policy | None) -> Ticked:
+            one = Ticked(place / name, policy)
+            ended.callback(one.end)
+            return one
+
+        running = start("default", None), start("none", policy), start("few", policy), start("many", policy)
+        running[2].manage(policy.rules[:FEW])  # no knob can be two daemons' at a time
+        running[3].manage(policy.rules[FEW:])
         yield running
-    finally:
-        for one in running.values():
-            one.end()
 
 
 def texts(ids: Sequence[str]) -> dict[str, str]:
@@ -249,7 +265,22 @@ def texts(ids: Sequence[str]) -> dict[str, str]:
     return {id: access[catalogue[id].adapter].read_text(catalogue[id]) for id in ids}
 
 
-def measure(ticks: int, many: int) -> dict[str, object]:
+class Found(msgspec.Struct):
+    """CPU microseconds of each tick, and of two parts of it measured apart."""
+
+    v: int
+    load: tuple[tuple[float, ...], tuple[float, ...]]
+    kinds: dict[str, int]  # of the most knobs: kind of adapter -> how many
+    rules: int
+    held: list[int]  # knobs of each daemon, at the start and at the end
+    still_held: list[int]
+    ticks_us: list[list[float]]
+    audits_us: list[list[float]]
+    looks_us: list[list[float]]
+    not_put_back: dict[str, tuple[str, str]]  # knob -> what it showed before, and shows now
+
+
+def measure(ticks: int, many: int) -> Found:
     before = os.getloadavg()
     with ExitStack() as made:
         made.enter_context(interfaces())  # and a /sys of its own, so this comes first
@@ -258,43 +289,53 @@ def measure(ticks: int, many: int) -> dict[str, object]:
         place = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="tick-bench-")))
         values = choose(many + FEW, disks, place / "chosen")
         originals = texts(list(values))
-        with daemons(values, many, place) as running:
-            held = {name: one.held for name, one in running.items()}
-            kinds = Counter(one.knob.partition("@")[0] for one in ())
-            access = adapters()
-            catalogue = Catalogue(load(), access)
-            managed = [h for h in running[f"{many} knobs"].daemon.state.held]
-            kinds = Counter(catalogue[id].adapter for id in managed)
-            for one in running.values():
-                print(one.daemon.state.refusals, len(one.daemon.state.trials), one.daemon.inert[:5], len(one.daemon.inert), Counter(one.daemon.state.last_refusal.values()), list(one.daemon.state.last_refusal.items())[:4])
-            spent: dict[str, list[float]] = {name: [] for name in running}
-            parts: dict[str, dict[str, list[float]]] = {name: {"audit": [], "look": []} for name in running}
-            for one in running.values():
+        with daemons(values, place) as running:
+            found = Found(
+                v=1,
+                load=(before, before),
+                kinds=kinds(running[-1]),
+                rules=len(values),
+                held=[one.held for one in running],
+                still_held=[],
+                ticks_us=[[] for _ in running],
+                audits_us=[[] for _ in running],
+                looks_us=[[] for _ in running],
+                not_put_back={},
+            )
+            for one in running:
                 one.tick()
             for _ in range(ticks):
-                for name, one in running.items():
-                    spent[name].append(one.tick())
+                for number, one in enumerate(running):
+                    found.ticks_us[number].append(one.tick())
                     time.sleep(EVERY_S)
-                for name, one in running.items():
-                    parts[name]["audit"].append(one.audit())
-                    parts[name]["look"].append(one.look())
-            still = {name: one.held for name, one in running.items()}
+                for number, one in enumerate(running):
+                    found.audits_us[number].append(one.audit())
+                    found.looks_us[number].append(one.look())
+            found.still_held = [one.held for one in running]
         after = texts(list(values))
-        left = {id: (originals[id], after[id]) for id in values if originals[id] != after[id]}
-    return {
-        "v": 1,
-        "load": (before, os.getloadavg()),
-        "kinds": dict(kinds),
-        "held": held,
-        "still_held": still,
-        "ticks_us": spent,
-        "parts_us": parts,
-        "not_put_back": left,
-    }
+    found.not_put_back = {id: (was, after[id]) for id, was in originals.items() if was != after[id]}
+    found.load = before, os.getloadavg()
+    return found
 
 
-def share(samples: list[float], part: float) -> float:
-    return sorted(samples)[min(len(samples) - 1, int(len(samples) * part))]
+def kinds(one: Ticked) -> dict[str, int]:
+    return Counter(one.hands.catalogue[knob].adapter for knob in one.daemon.state.held)
+
+
+def show(found: Found) -> None:
+    loads = " -> ".join(" ".join(f"{x:.1f}" for x in load) for load in found.load)
+    print(f"load average {loads}; {found.rules} rules, {NAMED} metrics, microseconds of CPU time")
+    print("knobs of", ", ".join(f"{kind} {n}" for kind, n in sorted(found.kinds.items())))
+    print("changed                 n    median     p95     max     the look   the audit")
+    for number, ticks in enumerate(found.ticks_us):
+        what = f"{found.held[number]}" + (" (default policy)" if number == 0 else "")
+        look, audit = median(found.looks_us[number]), median(found.audits_us[number])
+        print(
+            f"{what:20} {len(ticks):4} {median(ticks):9.0f} {at(ticks, 0.95):7.0f} {max(ticks):7.0f} "
+            f"{look:12.0f} {audit:11.0f}"
+        )
+    if found.still_held != found.held:
+        print(f"by others' writes {found.still_held} of these were left at the end")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -312,19 +353,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.inside:
         again = [sys.executable, "-m", "workloads.tick_bench", *(sys.argv[1:] if argv is None else argv)]
         with alone():
-            done = subprocess.run(["unshare", "--net", "--mount", *again, "--inside"], cwd=CHECKOUT, check=False)
+            done = subprocess.run(
+                ["unshare", "--net", "--mount", *again, "--inside"], cwd=CHECKOUT, check=False
+            )
         return done.returncode
     found = measure(args.ticks, args.knobs)
     if args.json:
-        print(json.dumps(found))
+        print(msgspec.json.encode(found).decode())
     else:
-        print(found["load"], found["kinds"], found["held"], found["still_held"])
-        for name, samples in found["ticks_us"].items():
-            p = found["parts_us"][name]
-            print(f"{name:16} n {len(samples)} median {median(samples):7.0f} p95 {share(samples, .95):7.0f} max {max(samples):7.0f}  audit {median(p['audit']):6.0f} look {median(p['look']):6.0f}")
-    for id, (was, now) in found["not_put_back"].items():
+        show(found)
+    for id, (was, now) in found.not_put_back.items():
         print(f"{id} shows {now!r}, was {was!r}", file=sys.stderr)
-    return 1 if found["not_put_back"] else 0
+    return 1 if found.not_put_back else 0
 
 
 if __name__ == "__main__":

@@ -212,6 +212,12 @@ def test_knobs(place: Place) -> None:
     assert (absent["present"], absent["writable"], absent["value"]) == (False, False, None) and absent["why"]
 
 
+def test_a_knob_that_is_named_is_shown_though_no_glob_means_it(place: Place) -> None:
+    for name in ("block.read_ahead_kb@loop77", "task.nice@exe=no-such-program"):
+        (one,) = place.json("knobs", name)["knobs"]
+        assert (one["knob"], one["present"]) == (name, False) and one["why"]
+
+
 def test_knobs_by_pattern(place: Place) -> None:
     assert {k["knob"] for k in place.json("knobs", "vm.swap*")["knobs"]} == {SWAPPINESS}
     rows = {line.split()[0]: line for line in place.tell("knobs", "task.").stdout.splitlines()[1:]}

@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 
 from tests.knobs.netns import own_netns, run, veth
 from tuned_spec.errors import KnobAbsent
-from tuned_spec.knobs import links
+from tuned_spec.knobs import links, reach
 from tuned_spec.knobs.reach import ethtool, link
 from tuned_spec.model import Knob, KnobType
 
@@ -171,3 +171,17 @@ def test_a_value_that_does_not_fit_is_refused_before_the_kernel_cuts_it() -> Non
             link.write(where, text)
         assert raised.value.errno == errno.ERANGE
     assert link.read(where) == before
+
+
+def test_what_is_asked_together_is_asked_anew_after_a_write() -> None:
+    index = veth()
+    address = f"link:{index}/txqueuelen"
+    with reach.together():
+        before = reach.read(address)
+        other = str(int(before) + 1)
+        run(f"ip link set here txqueuelen {other}")
+        assert reach.read(address) == before, "one question, however many knobs"
+        reach.write(address, str(int(before) + 2))
+        assert reach.read(address) == str(int(before) + 2)
+        run(f"ip link set here txqueuelen {other}")
+    assert reach.read(address) == other

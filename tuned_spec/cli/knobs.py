@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from fnmatch import fnmatchcase
 
+from tuned_spec import globs
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
 from tuned_spec.cli.sysctl_d import Owners
@@ -31,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
     if pattern.partition("@")[0] in host.knobs:  # asked for by name: other network namespaces, too
         entry = pattern.partition("@")[0]
         knobs |= {id: host.knobs[id] for name in host.knobs.instances(pattern) if (id := f"{entry}@{name}")}
+        if "@" in pattern and not globs.is_glob(pattern) and pattern in host.knobs:
+            knobs[pattern] = host.knobs[pattern]  # a loop device, a program: named, though not for a glob
     # What is never enumerated (tasks), or went away since, is still in the journal.
     knobs |= {id: host.knobs[id] for id in ours if id in host.knobs}
     for id, knob in sorted(knobs.items()):

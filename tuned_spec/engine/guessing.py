@@ -46,8 +46,14 @@ class Guessing(Climbing):
             self.guess(Observation(self.t, {}))
 
     def planned(self, event: Planned) -> None:
-        """Open trials go on; the rules of what went away are not asked any more."""
-        self.state = replace(self.state, setup=replace(self.state.setup, rules=event.rules))
+        """Open trials go on; the rules of what went away are not asked any more, and nothing of them is kept:
+        there is no end of cgroups that come and go. (A rest is kept: what was wrong may come back.)"""
+        gone = {rule.id for rule in self.state.setup.rules} - {rule.id for rule in event.rules}
+        last = {rule: code for rule, code in self.state.last_refusal.items() if rule not in gone}
+        heard = self.state.rules.values  # lately
+        latest = {name: all for name, all in self.state.latest.items() if "@" not in name or name in heard}
+        setup = replace(self.state.setup, rules=event.rules)
+        self.state = replace(self.state, setup=setup, last_refusal=last, latest=latest)
 
     # --------------------------------------------------------------------------- who may ask
 

@@ -95,10 +95,9 @@ class Catalogue(Mapping[str, Knob]):
             if matches(pattern or "**", instance)
         )
 
-    def forget(self, instance: str) -> None:
-        """What went away may come back under its name as another thing, with other choices."""
-        for id in [id for id, knob in self._concrete.items() if knob.instance == instance]:
-            del self._concrete[id]
+    def forget(self) -> None:
+        """Make concrete knobs anew: what went away may come back under its name with other choices."""
+        self._concrete.clear()
 
 
 def _is_named(entry: Knob, instance: str) -> bool:

@@ -23,6 +23,7 @@ from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import concrete
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.couplings import Couplings
+from tuned_spec.ledger.eyes import Eyes
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
 from tuned_spec.model import (
@@ -118,6 +119,7 @@ class Ledger:
         self._catalogue, self._adapters, self._journal = catalogue, adapters, journal
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = Couplings(catalogue)
+        self._eyes = Eyes()
         self._scopes: dict[str, Scope] = {}
         # Of the tasks in the journal: the catalogue would keep them for ever.
         self._members: dict[str, Knob] = {}
@@ -357,6 +359,7 @@ class Ledger:
 
         Never raises for a knob or for the journal: each Outcome says what came of it.
         """
+        self._eyes.close()  # theirs may be the last descriptors, and the way back needs one
         groups = (
             None if knobs is None else {row.group for row in self.rows() if row.knob in knobs} | set(knobs)
         )
@@ -382,21 +385,22 @@ class Ledger:
         """Compare every open or held row; a foreign one, with those coupled with it, becomes FOREIGN."""
         theirs: list[tuple[Row, str]] = []
         ended: list[Row] = []
+        watched = [row for row in self.rows() if row.status in (RowStatus.OPEN, RowStatus.HELD)]
+        self._eyes.only([row.path for row in watched])
         with reach.together():
-            for row in self.rows():
-                if row.status in (RowStatus.OPEN, RowStatus.HELD):
-                    try:
-                        found = repair.read(row)
-                    except OSError:
-                        if row.is_task and reach.gone(row.identity):
-                            ended.append(row._replace(status=RowStatus.VOID.value))
-                        continue  # gone or refused: a restore says so
-                    if not _is_foreign(row, found):
-                        continue
-                    if row.is_task and reach.gone(row.identity):  # its number is another's now
+            for row in watched:
+                try:
+                    found = repair.read(row, self._eyes.read)
+                except OSError:
+                    if row.is_task and reach.gone(row.identity):
                         ended.append(row._replace(status=RowStatus.VOID.value))
-                    else:
-                        theirs.append((row, found))
+                    continue  # gone or refused: a restore says so
+                if not _is_foreign(row, found):
+                    continue
+                if row.is_task and reach.gone(row.identity):  # its number is another's now
+                    ended.append(row._replace(status=RowStatus.VOID.value))
+                else:
+                    theirs.append((row, found))
         if ended:
             self._journal.mark(ended)
         return self._disown(theirs) + self._given_up({row.group for row, _ in theirs if row.is_task})
@@ -726,6 +730,8 @@ class Ledger:
 
     def _disown(self, theirs: Collection[tuple[Row, str]]) -> tuple[ForeignWrite, ...]:
         """Mark these, and those coupled with them, as somebody else's."""
+        if not theirs:
+            return ()
         bonds = {row.bond for row, _ in theirs}
         gone = [row for row in self.rows() if row.bond in bonds and row.status in repair.ACTIVE]
         if gone:

@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 ROUTE, GENERIC = 0, 16  # NETLINK_ROUTE, NETLINK_GENERIC
@@ -31,7 +31,7 @@ _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _GENERIC = struct.Struct("=BBH")  # command, version, reserved
 _PATIENCE_S = 5  # the kernel answers before send(2) returns; a hang would be its bug, not ours to wait for
 
-Attributes = dict[int, bytes]
+Attributes = Mapping[int, bytes]
 Answers = list[tuple[int, bytes]]
 
 
@@ -132,6 +132,7 @@ def each(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += size + (-size % 4)
 
 
+@functools.lru_cache(maxsize=32)  # what is looked at again and again has mostly not changed
 def unpack(data: bytes) -> Attributes:
     """The same by type; of several of one type the last."""
     return dict(each(data))
