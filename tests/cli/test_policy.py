@@ -15,6 +15,7 @@ import pytest
 
 from tests.daemon.host import until
 from tuned_spec.cli import main
+from tuned_spec.cli.record import chosen
 from tuned_spec.ledger.history import read
 from tuned_spec.paths import shipped_policies
 
@@ -39,6 +40,18 @@ def test_a_table_for_people(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     assert "mode observe: 1 proposal in 70 observations over" in out
     assert "refused by the envelope" in out and "cooldown" in out
     assert "a storm of connections" in out, "the recorder's note"
+
+
+def test_what_a_trace_lacks_of_single_devices_is_told_with_how_to_record_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = say(capsys, "batch", "--trace", STORM)
+    (line,) = [line for line in out.splitlines() if "recorded if asked for" in line]
+    command = line.partition("`tuned-spec record --metrics '*,")[2].partition("' FILE`")[0]
+    assert code == 0 and "disk.read_size_bytes@vda" in command.split(",")
+    assert all("@" in name for name in command.split(","))
+    assert chosen(command.split(",")) == set(command.split(",")), "`record` understands it"
+    assert "if asked for" not in say(capsys, "web", "--trace", STORM)[1]
 
 
 def test_a_document_for_programs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,6 +96,12 @@ def page(found: Replay, names: Sequence[str], path: Path, header: Header) -> str
     )
     deaf = [(rule, ", ".join(names)) for rule, names in found.deaf.items()]
     lines += _section("cannot hold: the trace does not have the metrics", deaf, ("RULE", "METRICS"))
+    if single := sorted({name for names in found.deaf.values() for name in names if "@" in name}):
+        asked_for = f"`tuned-spec record --metrics '*,{','.join(single)}' FILE`"
+        lines += [
+            "",
+            show.wrapped(f"what is one device's or cgroup's is recorded if asked for: {asked_for}", 2),
+        ]
     if found.quiet:
         lines += ["", show.wrapped(f"never held: {', '.join(found.quiet)}", 2)]
     return "\n".join(lines)
