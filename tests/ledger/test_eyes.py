@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def looking() -> Iterator[Eyes]:
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_new_value_is_seen_and_one_descriptor_kept(looking: Eyes, tmp_path: Path) -> None:
@@ -66,7 +65,7 @@ def test_no_more_descriptors_than_it_may_have(
 @pytest.mark.kernel
 @pytest.mark.parametrize("path", ["/proc/sys/vm/swappiness", "/sys/kernel/mm/transparent_hugepage/enabled"])
 def test_the_kernel_shows_a_kept_file_anew(looking: Eyes, path: str) -> None:
-    if not os.path.exists(path):
+    if not Path(path).exists():
         pytest.skip(f"{path} is not on this kernel")
     for _ in range(3):
         assert looking.read(path) == reach.read(path) != ""
