@@ -2,10 +2,11 @@
 
     python -m workloads.kill_matrix [--runs 1000] [--seed 1] [--boundaries]
 
-Children are forked, write real knobs (coupled, rounded, two-step, a triple, a choice), and die by
-SIGKILL: at each checkpoint of apply, undo, hold and restore (--boundaries), or at random moments of a
-busy loop (--runs). Every third repair of the random kills is killed too, and repaired again. Then each knob
-must show what it showed before, read from outside. Prints one summary line; exit 1 on any mismatch.
+Children are forked, write real knobs (coupled, rounded, two-step, a triple, a choice; of a disk, of an
+interface and its queueing discipline, of a program that forks all the while), and die by SIGKILL: at each
+checkpoint of apply, undo, hold and restore (--boundaries), or at random moments of a busy loop (--runs).
+Every third repair of the random kills is killed too, and repaired again. Then each knob must show what it
+showed before, read from outside. Prints one summary line; exit 1 on any mismatch.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ from tuned_spec.ledger.journal import Journal, take_lock
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Write, Writes
 from workloads import trouble as e
+from workloads.kill_stage import CHANGES as STAGED
+from workloads.kill_stage import Stage, stage
 
 PYTHON = "/usr/bin/python3"
 LIBC = ctypes.CDLL(None)
 BY = adapters()
 PATHS = {id: Path(BY[knob.adapter].address(knob)) for id, knob in e.CATALOGUE.items()}
+CATALOGUE = dict(e.CATALOGUE)
+SHOWS: dict[str, Callable[[], str]] = {knob: path.read_text for knob, path in PATHS.items()}
 
-CHANGES: tuple[tuple[Writes, Writes], ...] = (  # two arms each
+CHANGES: list[tuple[Writes, Writes]] = [  # two arms each
     ((Write(e.SWAPPINESS, 31),), (Write(e.SWAPPINESS, 47),)),
     (
         (Write(e.DIRTY_BYTES, 64 << 20), Write(e.BACKGROUND_BYTES, 100_000_001)),
@@ -50,12 +55,30 @@ CHANGES: tuple[tuple[Writes, Writes], ...] = (  # two arms each
         (Write(e.SCHEDULER, "mq-deadline"), Write(e.NR_REQUESTS, 60)),
         (Write(e.SCHEDULER, "kyber"), Write(e.NR_REQUESTS, 99)),
     ),
-)
+]
+HOSTS = len(CHANGES)
 REFUSED: Writes = (Write(e.DIRTY_BYTES, 32 << 20), Write(e.SWAPPINESS, 999))  # the second is EINVAL
 
 
 def snapshot() -> dict[str, str]:
-    return {knob: path.read_text() for knob, path in PATHS.items()}
+    return {knob: show() for knob, show in SHOWS.items()}
+
+
+@contextmanager
+def on(stage: Stage) -> Iterator[None]:
+    """The stage's knobs are changed, too."""
+    CATALOGUE.update(stage.catalogue)
+    SHOWS.update(stage.shows)
+    CHANGES.extend(STAGED)
+    try:
+        yield
+    finally:
+        stage.reset()
+        del CHANGES[HOSTS:]
+        for knob in stage.catalogue:
+            del CATALOGUE[knob]
+        for knob in stage.shows:
+            del SHOWS[knob]
 
 
 def tour(ledger: Ledger) -> None:
@@ -81,7 +104,8 @@ def busy(ledger: Ledger, rng: random.Random) -> NoReturn:
     trial = 0
     while True:
         trial += 1
-        a, b = CHANGES[rng.choice((0, 1, 1, 2, 3, 4) if rng.random() < 0.97 else (5,))]
+        quick = (0, 1, 1, 2, 3, 4, *range(HOSTS, len(CHANGES)))
+        a, b = CHANGES[rng.choice(quick if rng.random() < 0.97 else (5,))]
         name = f"t{trial}"
         try:
             for _ in range(rng.randrange(1, 6)):
@@ -111,7 +135,7 @@ def child(directory: Path, work: Callable[[Ledger], None], checkpoint: repair.Ch
     try:
         LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no busy loop outlives this program
         lock = take_lock(directory)
-        ledger = Ledger(e.CATALOGUE, BY, Journal(directory, repair.boot_id()), time.monotonic, checkpoint)
+        ledger = Ledger(CATALOGUE, BY, Journal(directory, repair.boot_id()), time.monotonic, checkpoint)
         work(ledger)
         os.close(lock)
         code = 0
@@ -157,7 +181,8 @@ def ground() -> Iterator[tuple[Path, dict[str, str]]]:
 def put_back(before: dict[str, str]) -> None:
     """The last resort of this program itself; not what is tested."""
     for _ in range(2):
-        for knob, text in before.items():
+        for knob in PATHS:
+            text = before[knob]
             if PATHS[knob].read_text() != text and text.strip() != "0":
                 with suppress(OSError):  # the mismatch is what is reported
                     PATHS[knob].write_text(repair.shown(e.CATALOGUE[knob].type, text))
@@ -209,7 +234,7 @@ sys.exit(repair.main(["--runtime-dir", path], checkpoint))
 
 def changed(ledger: Ledger) -> None:
     """Every change at once, then death without a word."""
-    for n in (1, 2, 3, 5):
+    for n in (1, 2, 3, *range(5, len(CHANGES) - 1)):
         ledger.apply(f"t{n}", "changed", CHANGES[n][0])
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -278,7 +303,7 @@ def main(argv: list[str]) -> int:
         return 2
     start = time.monotonic()
     wrong: list[str] = []
-    with e.alone():
+    with e.alone(), stage() as own, on(own):
         if args.boundaries:
             for name, matrix in (("ledger", boundaries), ("repair", repair_boundaries)):
                 points, failed = matrix()

@@ -94,7 +94,7 @@ class Load:
 
 
 def _files() -> dict[str, Path]:
-    """Where the knobs of this host lie, as far as they are files: of each disk, CPU, interrupt and queue, too,
+    """Where the knobs of this host lie, as far as they are files: of disks, CPUs, interrupts and queues, too,
     but not of control groups, which come and go by themselves."""
     access = adapters()
     catalogue = Catalogue(load(), access)

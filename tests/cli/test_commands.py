@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -211,8 +212,17 @@ def test_knobs(place: Place) -> None:
     assert (absent["present"], absent["writable"], absent["value"]) == (False, False, None) and absent["why"]
 
 
+def test_a_knob_that_is_named_is_shown_though_no_glob_means_it(place: Place) -> None:
+    for name in ("block.read_ahead_kb@loop77", "task.nice@exe=no-such-program"):
+        (one,) = place.json("knobs", name)["knobs"]
+        assert (one["knob"], one["present"]) == (name, False) and one["why"]
+
+
 def test_knobs_by_pattern(place: Place) -> None:
     assert {k["knob"] for k in place.json("knobs", "vm.swap*")["knobs"]} == {SWAPPINESS}
+    rows = {line.split()[0]: line for line in place.tell("knobs", "task.").stdout.splitlines()[1:]}
+    assert "(by name)" in rows["task.nice"] and all("(none here)" not in row for row in rows.values())
+    assert "4194304 .. no limit bytes" in place.tell("knobs", "cgroup.memory.high").stdout
     done = place.tell("knobs", "no.such")
     assert done.returncode == 1 and "no.such" in done.stdout
 
@@ -251,6 +261,29 @@ def test_check_shows_the_merged_policy_and_what_this_host_lacks(place: Place, tm
     done = place.tell("check", "mine")
     assert done.returncode == 0
     assert "mine.yaml:4" in done.stdout and "90-local.yaml:2" in done.stdout
+
+
+SEARCH = """
+version: 1
+climbs:
+  - id: best
+    reason: a test
+    source: none
+    over: {vm.dirty_ratio: [5, 40]}
+    expect: psi.memory.some falls by 5%
+"""
+
+
+def test_check_tells_of_searches_too(place: Place, tmp_path: Path) -> None:
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(SEARCH)
+    assert place.tell("check", str(policy)).stdout.startswith("mine: 0 rules and 1 search, mode ")
+    (one,) = place.json("check", str(policy))["inert"]
+    assert one["rule"] == "best" and "vm.dirty_ratio: " in one["reason"] and "psi.memory" in one["reason"]
+    policy.write_text(SEARCH.replace("vm.dirty_ratio", SWAPPINESS).replace("psi.memory.some", "app.ms"))
+    with_owner = policy.read_text().replace("climbs:", "metrics: {app.ms: {owner: root}}\nclimbs:")
+    policy.write_text(with_owner)
+    assert place.json("check", str(policy))["inert"] == []
 
 
 def test_check_of_a_policy_as_run_names_it(place: Place, tmp_path: Path) -> None:
@@ -295,6 +328,13 @@ def test_doctor_names_leftovers_owners_and_what_is_missing(place: Place) -> None
     assert place.tell("doctor").returncode == 1
     place.tell("restore")
     assert findings(place, "undo journal")[0]["level"] == "ok"
+
+
+def test_doctor_counts_the_absent_of_a_family_and_leaves_out_what_goes_by_name(place: Place) -> None:
+    (absent,) = findings(place, "knobs absent")
+    words = absent["what"].split(", ")
+    assert any(re.fullmatch(r"sched\.feature\.\* \(\d+\)", word) for word in words)
+    assert "zswap.zpool" not in words and not any(word.startswith("task.") for word in words)
 
 
 def test_doctor_every_finding_says_what_to_do(place: Place) -> None:

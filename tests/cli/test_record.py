@@ -58,6 +58,8 @@ def test_which_metrics() -> None:
     }
     with pytest.raises(UsageError, match=r"no metric of such a name; docs/metrics\.md"):
         chosen(["cpu.bussy"])
+    with pytest.raises(UsageError, match=r"app\.ms: programs report it to the daemon, and a trace is only"):
+        chosen(["app.ms"])
     with pytest.raises(UsageError, match=r"say which, `cgroup\.cpu\.usage@` and `system"):
         chosen(["cgroup.cpu.usage"])
 
@@ -85,4 +87,4 @@ def test_nobody_may_record(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("1 observations") == 2
+    assert done.stdout.count("1 observation of") == 2

@@ -81,6 +81,7 @@ def test_pause_and_resume(place: Place, daemon: subprocess.Popen[bytes]) -> None
     assert "paused" in place.tell("status").stdout
     taken = place.tell("resume", SWAPPINESS).stdout
     assert "still paused" in taken and f"tuned-spec resume --runtime-dir {place.run}" in taken
+    assert place.tell("resume").stdout == "resumed: changes are made again\n"
     assert place.json("resume")["paused"] is False
     assert place.tell("resume", "vm.nothing").returncode == 1
 

@@ -16,7 +16,7 @@ def test_a_knob_never_touched_shows_its_value_range_and_doc(place: Place) -> Non
     for part in (
         "original 60 relative cost (no sysctl.d file sets it)",
         "untouched by tuned-spec",
-        "0 .. 200",
+        "0 .. 200 relative cost, risk",
         "Documentation/",
         "no rule has touched it",
     ):
@@ -33,6 +33,12 @@ def test_an_unknown_knob_is_answered_with_near_ones(place: Place) -> None:
     done = place.tell("why", "vm.swapiness")
     assert done.returncode == 2
     assert "did you mean vm.swappiness" in done.stderr and done.stdout == ""
+
+
+def test_the_name_of_many_is_asked_to_be_one(place: Place) -> None:
+    done = place.tell("why", "block.nr_requests@*")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "name one: `tuned-spec knobs 'block.nr_requests@*'` lists those" in done.stderr
 
 
 def test_a_knob_absent_here(place: Place) -> None:
@@ -105,6 +111,23 @@ def test_observed_only(place: Place) -> None:
     )
     said = words(place, SWAPPINESS)
     assert "would write vm.swappiness = 30" in said and "nothing (observe mode)" in said
+    assert "saw" not in said.split(), "nothing was seen, and an empty line tells nothing"
+
+
+def test_a_search_is_not_told_as_a_change(place: Place) -> None:
+    now = f'(Write("{SWAPPINESS}", 60),)'
+    place.act(
+        f'note("proposed", "t1", ("{SWAPPINESS}",), "best", writes={now}, before={now}, seen={{}})\n'
+        f'note("climbed", "t1", ("{SWAPPINESS}",), "best", writes=(Write("{SWAPPINESS}", 20),), windows=9, '
+        'what="nothing better is expected")',
+        STOP,
+    )
+    assert "allowed a search from vm.swappiness = 60" in words(place, SWAPPINESS)
+    assert "searched vm.swappiness = 20 after 9 windows: nothing better is expected" in words(
+        place, SWAPPINESS
+    )
+    (line,) = [line for line in place.tell("history").stdout.splitlines() if " proposed " in line]
+    assert line.split("t1", 1)[1].strip() == "a search from vm.swappiness = 60 [best]"
 
 
 def test_the_journal_gone_the_history_still_knows(place: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import select
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,20 @@ def test_the_loop_goes_on_while_a_write_waits(hands: Hands, clogged: Clogged) ->
     assert hands.journal.rows[RECLAIM].status == RowStatus.OPEN
 
 
+def test_what_has_gone_costs_no_descriptor(hands: Hands, host: Host) -> None:
+    def watched() -> set[str]:
+        links = {os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()}
+        return {link for link in links if link.startswith(str(host.place))}
+
+    if hands.watch.fileno() is None:
+        pytest.skip(f"fanotify: {hands.watch.why}")
+    hands.watch_over([HIGH, WEIGHT])
+    assert len(watched()) == 2
+    shutil.rmtree(host.place / "a")
+    hands.watch_over([WEIGHT])
+    assert len(watched()) == 1
+
+
 def test_till_then_nobody_else_writes_to_that_knob(hands: Hands, clogged: Clogged) -> None:
     hands.apply(Apply("t1", "slow", (Write(RECLAIM, 65536),)))
     (refused,) = hands.apply(Apply("t1", "slow", (Write(RECLAIM, 4096),)))
@@ -98,6 +113,28 @@ def test_till_then_nobody_else_writes_to_that_knob(hands: Hands, clogged: Clogge
     (reverted,) = hands.revert(Revert("t1", (RECLAIM,), (), "slow", "its lease has ended"))
     assert isinstance(reverted, Reverted)
     assert [o.status for o in reverted.outcomes] == ["unchanged"]
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_what_waits_behind_it_is_not_written_once_its_trial_is_over(
+    hands: Hands, host: Host, clogged: Clogged, stop: bool
+) -> None:
+    file = host.place / "a/memory.high"
+    before = file.read_text()
+    hands.apply(Apply("t1", "slow", (Write(RECLAIM, 65536),)))
+    hands.apply(Apply("t2", "behind", (Write(HIGH, 8 << 20),)))
+    if stop:
+        hands.withdraw()
+    else:
+        hands.revert(Revert("t2", (HIGH,), (), "behind", "its lease has ended"))
+    clogged.drain()
+    came: list[Event] = []
+    while len(came) < 2:
+        came += come_back(hands)
+    assert isinstance(came[1], ApplyFailed) and "over before its turn" in came[1].what
+    assert file.read_text() == before
+    assert hands.journal.rows[HIGH].status == RowStatus.RESTORED
+    assert hands.ledger.reversible(HIGH) is None
 
 
 def test_a_write_that_failed_is_in_doubt_no_more(hands: Hands, host: Host) -> None:

@@ -13,11 +13,14 @@ from tuned_spec.model import (
     Arm,
     Cancel,
     Case,
+    Expect,
+    ForeignWrite,
     Measure,
     Measurement,
     Mode,
     Verdict,
     VerdictKind,
+    Way,
     Write,
 )
 
@@ -212,6 +215,33 @@ def test_a_foreign_write_ends_the_trial_and_stays() -> None:
     assert world.kernel["t.plain"] == 246, "taken up again when told to"
 
 
+def test_a_task_that_sets_its_own_is_written_down_and_not_remembered() -> None:
+    world = started()
+    for tid in range(100):
+        theirs = ForeignWrite(f"t.task@{tid}.77", 5, 0, "unknown")
+        world.feed(ev.ForeignFound(world.t, (theirs,)))
+    assert world.kinds().count("foreign") == 100 and not world.state.foreign
+    world.feed(ev.ForeignFound(world.t, (ForeignWrite("t.task@exe=x", 5, 0, "unknown"),)))
+    assert list(world.state.foreign) == ["t.task@exe=x"]
+
+
+def test_what_went_away_leaves_nothing_behind() -> None:
+    world = started()
+    rules = tuple(
+        msgspec.structs.replace(POLICY.rules[0], id=f"grow@{n}", expect=Expect(f"app.p95@{n}", Way.DOWN))
+        for n in range(3)
+    )
+    world.feed(ev.Planned(world.t, rules))
+    for n in range(3):
+        observe(world, **{"app_p95": 50.0, f"app_p95@{n}": 50.0})
+    assert "app.p95@2" in world.state.latest and world.state.last_refusal
+    world.t += 1000.0
+    observe(world, app_other=1.0)
+    world.feed(ev.Planned(world.t, ()))
+    assert not world.state.last_refusal
+    assert not [name for name in world.state.latest if "@" in name]
+
+
 def test_lossless_writes_only_what_the_actor_asked_for() -> None:
     world = started(Mode.LOSSLESS)
     observe(world, app_p95=50.0)
@@ -336,6 +366,18 @@ def measure(world: World, arm: Arm, *writes: Write, seq: int = 1) -> str:
     ask = Measure(case_of(world).id, seq, arm, 0.1, 1.0, writes)
     world.feed(ev.ActorSaid(world.t, ask))
     return next((m.error for m in world.told[told:] if isinstance(m, Measurement)), "")
+
+
+def test_who_says_hello_in_a_window_keeps_it() -> None:
+    world = started(Mode.LOSSLESS)
+    observe(world, app_p95=50.0)
+    case = case_of(world)
+    world.feed(ev.ActorSaid(world.t, Measure(case.id, 1, Arm.B, 0.0, 1.0)))
+    world.feed(ev.ActorChanged(world.t, True, "hello again"))
+    assert world.kernel["t.plain"] == 200
+    observe(world, dt=0.1, app_p95=5.0)
+    observe(world, dt=2.0, app_p95=5.0)
+    assert world.kernel == FOUND and isinstance(world.told[-1], Measurement)
 
 
 def test_a_case_sent_again_has_the_same_deadline() -> None:

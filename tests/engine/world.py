@@ -59,6 +59,7 @@ CATALOGUE = {
         knob("t.plain"),
         knob("t.slow", alternable=False),
         knob("t.search", low=1),
+        knob("t.task", per="task"),
         knob("t.bytes", coupled=(Coupling("t.ratio", CouplingKind.ZEROES),)),
         knob("t.ratio", coupled=(Coupling("t.bytes", CouplingKind.ZEROES),), high=100),
     )

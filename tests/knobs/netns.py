@@ -19,6 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 @pytest.fixture
 def own_netns() -> Iterator[None]:
     """Moves this process (its main thread, which /proc/self stands for) there, and back after the test."""
+    here = Path.cwd()
     back = [(os.open(f"/proc/self/ns/{kind}", os.O_RDONLY), flag) for kind, flag in _KINDS]
     try:
         _enter()
@@ -27,6 +28,7 @@ def own_netns() -> Iterator[None]:
         finally:
             for fd, flag in back:
                 assert _libc.setns(fd, flag) == 0, os.strerror(ctypes.get_errno())
+            os.chdir(here)  # entering a mount namespace leaves one at its root
     finally:
         for fd, _ in back:
             os.close(fd)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tuned_spec.errors import KnobAbsent, KnobRefused
+from tuned_spec.knobs import reach
 from tuned_spec.knobs.adapters import PLACES, Adapter, adapters
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.model import Knob, KnobType, Receipt, Value
@@ -272,3 +273,16 @@ def test_identity_is_the_network_namespace_and_only_for_its_knobs(root: Path) ->
     inode.touch()
     assert sysctl.identity(netns) == f"netns:[{inode.stat().st_ino}]"
     assert sysctl.identity(a_knob()) == ""
+
+
+def test_what_a_way_trips_over_is_an_error_of_that_knob_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread to be had, a number that is none: a repair goes on with the next knob."""
+    for address in ("link:x/txqueuelen", "netns:/proc/self/ns/net|bad\0path"):
+        with pytest.raises(OSError, match="ValueError"):
+            reach.read(address)
+        with pytest.raises(OSError, match="ValueError"):
+            reach.write(address, "1")
+    assert "ValueError" in reach.gone("netns:[1]@eth0#x")
+    monkeypatch.setitem(reach.MODULES, "link", "no_such_module")
+    with pytest.raises(OSError, match="ModuleNotFoundError"):
+        reach.read("link:1/txqueuelen")

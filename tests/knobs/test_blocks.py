@@ -69,6 +69,15 @@ def test_a_disk_bounds_its_requests_offers_its_schedulers_and_has_a_number(tmp_p
     assert access["block"].identity(here["block.scheduler@sdz"]) == ""
 
 
+def test_another_disk_of_the_name_has_its_own_choices(tmp_path: Path) -> None:
+    a_disk(tmp_path, "sda")
+    here = Catalogue(load(), adapters(tmp_path))
+    assert here["block.scheduler@sda"].choices == ("none", "mq-deadline")
+    put(tmp_path, "sys/block/sda/queue/scheduler", "[none] kyber\n")
+    here.forget()
+    assert here["block.scheduler@sda"].choices == ("none", "kyber")
+
+
 @pytest.mark.parametrize("name", ["../sda", "..", "a/../../b", ""])
 def test_no_name_leads_elsewhere(tmp_path: Path, name: str) -> None:
     access = adapters(tmp_path)

@@ -28,7 +28,9 @@ def test_a_cgroup_with_a_process_in_it_or_below_is_an_instance(host: Host) -> No
     host.cgroup("a/empty", {"cgroup.events": "populated 0\nfrozen 0\n"})
     host.cgroup("a/no-controller", {"cpu.weight": None})
     assert host.catalogue.instances("cgroup.cpu.weight") == ("a", "b.slice", "b.slice/x.service")
-    assert host.catalogue.instances("cgroup.cpu.weight@b*") == ("b.slice", "b.slice/x.service")
+    assert host.catalogue.instances("cgroup.cpu.weight@b*") == ("b.slice",)
+    assert host.catalogue.instances("cgroup.cpu.weight@b.slice/*") == ("b.slice/x.service",)
+    assert host.catalogue.instances("cgroup.cpu.weight@b**") == ("b.slice", "b.slice/x.service")
     assert "a/no-controller" in host.catalogue.instances("cgroup.memory.high")
 
 

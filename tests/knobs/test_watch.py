@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,20 @@ def test_a_dropped_file_is_watched_no_more_and_can_be_added_again(watch: Watch, 
 
 
 @pytest.mark.kernel
+def test_another_file_of_the_name_is_watched_anew(tmp_path: Path) -> None:
+    path = tmp_path / "knob"
+    path.write_text("1")
+    with closing(Watch()) as watch:
+        if watch.fileno() is None:
+            pytest.skip(f"fanotify: {watch.why}")
+        assert watch.add(path) == ""
+        path.unlink()
+        path.write_text("2")
+        assert watch.add(path) == ""
+        subprocess.run(["sh", "-c", f"echo 3 > {path}"], check=True)
+        assert [seen.path for seen in watch.read()] != []
+
+
 def test_a_writer_that_is_gone_still_has_its_pid(watch: Watch, writer: Writer) -> None:
     watch.add(SWAPPINESS)
     writer.write(SWAPPINESS)

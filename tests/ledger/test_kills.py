@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workloads import kill_matrix
+from workloads import kill_matrix, kill_stage
 
 pytestmark = pytest.mark.kernel
 
@@ -27,3 +27,17 @@ def test_repair_killed_at_each_of_its_boundaries(host: dict[str, str]) -> None:
     points, wrong = kill_matrix.repair_boundaries()
     assert wrong == []
     assert points > 10
+
+
+def test_disks_interfaces_and_tasks_come_back_too(host: dict[str, str]) -> None:
+    with kill_stage.stage() as own, kill_matrix.on(own):
+        _, wrong = kill_matrix.random_kills(8, seed=1)
+        assert wrong == []
+
+
+@pytest.mark.slow
+def test_a_repair_of_disks_interfaces_and_tasks_is_killed(host: dict[str, str]) -> None:
+    with kill_stage.stage() as own, kill_matrix.on(own):
+        points, wrong = kill_matrix.repair_boundaries()
+        assert wrong == []
+        assert points > 20

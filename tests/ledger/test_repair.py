@@ -74,6 +74,33 @@ def test_a_directory_that_others_can_write_is_not_trusted(tmp_path: Path) -> Non
     assert (done.returncode, "cannot be trusted" in done.stderr) == (1, True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another group: needs root")
+def test_nor_is_one_that_another_group_can_write(tmp_path: Path) -> None:
+    Journal(tmp_path, "a boot").close()
+    os.chown(tmp_path, -1, 65534)
+    tmp_path.chmod(0o775)
+    done = run(tmp_path)
+    assert (done.returncode, "cannot be trusted" in done.stderr) == (1, True)
+
+
+def test_nothing_that_others_put_beside_it_is_run(tmp_path: Path) -> None:
+    Journal(tmp_path, "a boot").close()
+    tmp_path.chmod(0o1777)  # as /tmp is: the file is ours, what is beside it may be anyone's
+    (tmp_path / "reach/__init__.py").write_text("print('planted')")
+    command = [PYTHON, "-I", "-S", str(tmp_path / "repair.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot be trusted" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_lies_beside_it_is_no_module_of_pythons(tmp_path: Path) -> None:
+    Journal(tmp_path, "a boot").close()
+    (tmp_path / "argparse.py").write_text("print('planted')")
+    command = [PYTHON, "-I", "-S", str(tmp_path / "repair.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env={})
+    assert (done.returncode, "planted" in done.stdout) == (0, False)
+
+
 def test_a_second_daemon_is_told_who_is_first(tmp_path: Path) -> None:
     lock = take_lock(tmp_path)
     with pytest.raises(AlreadyRunning, match=f"process {os.getpid()} "):

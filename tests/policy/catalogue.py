@@ -17,6 +17,11 @@ CATALOGUE = {
     knob.id: knob
     for knob in (
         _knob("vm.swappiness", "", low=0, high=200),
+        *(
+            _knob(f"task.nice@{instance}", "", low=-20, high=19, per="task", instance=instance)
+            for instance in ("exe=redis*", "exe=*", "nginx", "12.345")
+        ),
+        _knob("block.depth@../vda", "", low=0, high=9, per="disk", instance="../vda"),
         _knob(
             "vm.dirty_ratio",
             "percent",
@@ -67,7 +72,12 @@ CATALOGUE = {
 
 METRICS = frozenset(
     {"psi.cpu.some", "psi.memory.some", "cpu.blocked", "cpu.busy", "vm.allocstall_per_s", "tcp.retrans_share"}
-    | {"tcp.listen_overflows_per_s", "mem.dirty_bytes", "cgroup.psi.cpu.some@system.slice/nginx.service"}
+    | {
+        "tcp.listen_overflows_per_s",
+        "disk.util@*",
+        "mem.dirty_bytes",
+        "cgroup.psi.cpu.some@system.slice/nginx.service",
+    }
 )
 
 

@@ -9,10 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tuned_spec.errors import UsageError
-from tuned_spec.model import Observation
+from tuned_spec.model import Observation, Value
 from tuned_spec.sense.trace import VERSION, Header, Trace, Writer
 
-HEADER = Header(VERSION, "6.12.0", 2, 1 << 30, 1.0, ("cpu.busy", "disk.util@*"), "a load")
+KNOBS: dict[str, Value] = {
+    "vm.swappiness": 60,
+    "net.ipv4.tcp_rmem": (4096, 131072, 1 << 20),
+    "thp.enabled": "madvise",
+}
+FACTS = {"ram": float(1 << 30)}
+HEADER = Header(VERSION, "6.12.0", 2, 1 << 30, 1.0, ("cpu.busy", "disk.util@*"), "a load", FACTS, KNOBS)
 SEEN = [Observation(50.0 + n, {"cpu.busy": n / 7, "disk.util@sda": 0.5}) for n in range(3)]
 
 

@@ -123,6 +123,18 @@ def test_the_same_lesson_twice_counts_once() -> None:
     assert setting.confirmed == 2 and setting.gain == pytest.approx(0.3)
 
 
+def test_a_jump_that_is_confirmed_adds_trust_to_each_setting_and_leaves_its_gain() -> None:
+    priors = taught(lesson("t1", gain=0.2), lesson("t2", "vm.dirty_ratio", 5, gain=0.6))
+    writes = tuple(setting.write for setting in known(priors).settings)
+    jump = Lesson("t3", Fate.CONFIRMED, FIRST, writes, known(priors).rule_id, DOWN, gain=0.7)
+    after = known(learn(priors, jump, 0.0))
+    assert [(s.gain, s.confirmed, s.rule) for s in after.settings] == [
+        (0.6, 2, "rule-vm.dirty_ratio"),
+        (0.2, 2, "rule-vm.swappiness"),
+    ]
+    assert after.trust > known(priors).trust
+
+
 def test_evidence_fades_and_a_clock_that_goes_back_does_no_harm() -> None:
     priors = taught(lesson("t1"), wall=1e9)
     assert known(priors, wall=1e9).trust == pytest.approx(2 / 3)

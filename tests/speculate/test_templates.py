@@ -54,6 +54,8 @@ def test_a_template_makes_a_bounded_number_of_rules() -> None:
     ("name", "glob"),
     [
         ("task.nice@exe=redis*", False),
+        ("task.nice@cgroup=a.slice/*", False),
+        ("net.ipv4.tcp_rmem@netns=*", True),
         ("cgroup.memory.high@system.slice/*.service", True),
         ("vm.swappiness", False),
         ("block.read_ahead_kb@vda", False),

@@ -121,6 +121,24 @@ def test_without_a_rule_for_tasks_there_is_no_lookout(tmp_path: Path) -> None:
         one.stop()
 
 
+def test_a_rule_for_a_program_that_starts_later_is_idle_no_more(tmp_path: Path) -> None:
+    one = Host(tmp_path)
+    one.policy.write_text(
+        one.policy.read_text().replace("vm.page-cluster: multiply 0.5", "task.nice@exe=ts-later: set 5")
+    )
+
+    def idle() -> list[str]:
+        return [rule["rule"] for rule in (one.status().get("status") or {}).get("inert", ())]
+
+    try:
+        one.start()
+        until(lambda: idle() == ["guess"], f"what cannot work is not said: {one.status()}")
+        with crowd(tmp_path, name="ts-later"):
+            until(lambda: idle() == [], "it still is said to be idle", 40.0)
+    finally:
+        one.stop()
+
+
 # ------------------------------------------------------------------------- the link by itself
 
 

@@ -16,7 +16,8 @@ import pytest
 
 from tests.tasks.crowd import Crowd, crowd
 from tuned_spec.errors import KnobAbsent, KnobRefused
-from tuned_spec.knobs.adapters import adapters
+from tuned_spec.knobs import tasks
+from tuned_spec.knobs.adapters import Adapter, Kind, adapters
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.knobs.reach import task
@@ -209,6 +210,13 @@ def test_nothing_matches(ledger: Ledger) -> None:
     with pytest.raises(KnobAbsent, match="no task matches"):
         ledger.apply("t1", "r", (Write("task.nice@exe=ts-nobody", 3),))
     assert ledger.rows() == ()
+
+
+def test_a_task_that_ends_while_it_is_looked_at_says_nothing_of_the_others(some: Crowd) -> None:
+    entry = Catalogue(load(), BY)[f"task.nice@exe={some.exe}"]
+    gone = tasks.member(entry, task.stat(some.pid)._replace(tid=2**22 + 1))  # above any pid_max
+    kind = Kind(tasks.address, members=lambda *of: (*tasks.members(*of), gone))
+    assert Adapter(Path("/"), kind, {}).probe(entry).writable
 
 
 def test_what_is_no_selector_says_so(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from tuned_spec.errors import KnobError, UsageError
 from tuned_spec.knobs.adapters import Adapter, Availability, adapters
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
-from tuned_spec.model import Frozen, Knob, Value
+from tuned_spec.model import UNLIMITED, Frozen, Knob, Value
 
 
 class Live(Frozen, frozen=True):
@@ -67,7 +67,13 @@ def bounds(knob: Knob) -> str:
     if knob.low is None and knob.high is None:
         return "any"
     low, high = ("" if b is None else str(b) for b in (knob.low, knob.high))
-    return f"{low} .. {high}"
+    return f"{low} .. {'no limit' if knob.high == UNLIMITED else high}"
+
+
+def unit(knob: Knob) -> str:
+    """What stands behind a number of it, a blank before it; "" where values are words."""
+    plain = knob.unit.partition(" (")[0]
+    return "" if knob.choices or knob.type == "bool" or plain in ("", "-", "none") else f" {plain}"
 
 
 def text(value: Value | None) -> str:

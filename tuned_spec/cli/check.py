@@ -48,7 +48,10 @@ def main(args: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"{' + '.join(policy.names)}: {len(policy.rules)} rules, mode {policy.mode.value}, no problems")
+    count = show.count(len(policy.rules), "rule") + (
+        f" and {show.count(len(policy.climbs), 'search', 'searches')}" if policy.climbs else ""
+    )
+    print(f"{' + '.join(policy.names)}: {count}, mode {policy.mode.value}, no problems")
     print("".join(f"  {path}\n" for path in loaded.files))
     print(show.table(merged(loaded), ("KEY", "FROM", "VALUE")))
     if sleeping:
@@ -86,9 +89,10 @@ def load_policy(names: list[str], host: Host, args: argparse.Namespace) -> Loade
 
 
 def asleep(policy: Policy, host: Host, root: Path) -> list[tuple[str, str]]:
-    """Rules that can do nothing on this host, because it lacks a metric or a knob: (rule, reason)."""
+    """Rules and searches that can do nothing on this host, which lacks a metric or a knob: (id, reason)."""
     rules = instantiate(policy.rules, host.knobs.instances)
     knobs = {action.knob for rule in rules for action in rule.do}
+    knobs |= {span.knob for climb in policy.climbs for span in climb.spans}
     sense = Sense(root, policy.cgroups, frozenset(_metrics(policy)))
     try:
         absent = sense.absent()
@@ -101,7 +105,14 @@ def asleep(policy: Policy, host: Host, root: Path) -> list[tuple[str, str]]:
         for rule in policy.rules
         if is_template(rule) and rule.id not in made
     ]
-    return inert(rules, {**absent, **unwritable}) + nowhere
+    gone = {**absent, **unwritable}
+    needs = {c.id: dict.fromkeys([c.expect.metric, *(span.knob for span in c.spans)]) for c in policy.climbs}
+    searches = [
+        (id, "; ".join(f"{name}: {gone[name]}" for name in names if name in gone))
+        for id, names in needs.items()
+        if names.keys() & gone.keys()
+    ]
+    return inert(rules, gone) + nowhere + searches
 
 
 def _is_many(knob: Knob) -> bool:
@@ -114,6 +125,7 @@ def _there(host: Host, name: str) -> Availability:
 
 
 def _metrics(policy: Policy) -> Iterator[str]:
+    yield from (climb.expect.metric for climb in policy.climbs)
     for rule in policy.rules:
         yield rule.expect.metric
         yield from (guard.metric for guard in rule.guard)

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _said(args: argparse.Namespace, paused: bool) -> str:
     if args.command == "pause" or not paused:
-        return "paused: no new changes" if paused else "tuning"
+        return "paused: no new changes" if paused else "resumed: changes are made again"
     resume = live.command("resume", args.runtime_dir)
     return (
         f"taken up again: {', '.join(args.knobs)}; but changes are still paused: `{resume}` lets them go on"

@@ -19,7 +19,7 @@ from tuned_spec.cli.sysctl_d import Owners
 from tuned_spec.errors import JournalError, PolicyError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import read
-from tuned_spec.model import Frozen
+from tuned_spec.model import Frozen, entry_of
 from tuned_spec.sense.host import facts, running
 from tuned_spec.sense.metrics import METRICS
 from tuned_spec.sense.sensor import Sense
@@ -140,7 +140,8 @@ def _debugfs(root: Path) -> Finding:
 
 
 def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
-    knobs = [knob for _, entry in sorted(host.knobs.items()) for knob in host.here(entry)]
+    listed = [entry for _, entry in sorted(host.knobs.items()) if entry.per != "task"]  # those go by name
+    knobs = [knob for entry in listed for knob in host.here(entry)]
     probes = {knob.id: host.live(knob).availability for knob in knobs}
     writable = [name for name, there in probes.items() if there.writable]
     yield Finding(
@@ -152,8 +153,20 @@ def _knobs(host: Host, args: argparse.Namespace) -> Iterator[Finding]:
             kind = "absent" if not there.present else "read-only"
             reasons.setdefault(kind, []).append(name)
     for kind, names in reasons.items():
-        do = "rules on them are refused, others go on; `tuned-spec knobs --json` has each reason"
-        yield Finding(f"knobs {kind}", "note", ", ".join(names), do)
+        do = "rules on them are inert, others go on; `tuned-spec knobs --json` has each reason"
+        yield Finding(f"knobs {kind}", "note", ", ".join(_families(names)), do)
+
+
+def _families(names: list[str]) -> list[str]:
+    """Names, and of three or more in one family how many: `block.bfq.* (9)`."""
+    families: dict[str, list[str]] = {}
+    for name in names:
+        families.setdefault(entry_of(name).rpartition(".")[0], []).append(name)
+    return [
+        word
+        for family, found in families.items()
+        for word in ([f"{family}.* ({len(found)})"] if len(found) > 2 else found)
+    ]
 
 
 def _metrics(host: Host, args: argparse.Namespace) -> Iterator[Finding]:

@@ -53,7 +53,13 @@ def sentence(entry: Entry) -> str:
 def _proposed(data: Data) -> str:
     seen = data.get("seen")
     metrics = ", ".join(f"{n} {show.number(v)}" for n, v in seen.items()) if isinstance(seen, Mapping) else ""
-    return show.writes(data.get("writes")) + (f" on {metrics}" if metrics else "")
+    return planned(data) + (f" on {metrics}" if metrics else "")
+
+
+def planned(data: Data) -> str:
+    """What a proposal would write; a search proposes what stands there, and goes on from it."""
+    writes = show.writes(data.get("writes"))
+    return f"a search from {writes}" if writes and data.get("writes") == data.get("before") else writes
 
 
 def _applied(data: Data) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from fnmatch import fnmatchcase
 
+from tuned_spec import globs
 from tuned_spec.cli import live, show
-from tuned_spec.cli.catalogue import Host, Live, bounds, text
+from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
 from tuned_spec.cli.sysctl_d import Owners
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.ledger import repair
@@ -31,6 +32,8 @@ def main(args: argparse.Namespace) -> int:
     if pattern.partition("@")[0] in host.knobs:  # asked for by name: other network namespaces, too
         entry = pattern.partition("@")[0]
         knobs |= {id: host.knobs[id] for name in host.knobs.instances(pattern) if (id := f"{entry}@{name}")}
+        if "@" in pattern and not globs.is_glob(pattern) and pattern in host.knobs:
+            knobs[pattern] = host.knobs[pattern]  # a loop device, a program: named, though not for a glob
     # What is never enumerated (tasks), or went away since, is still in the journal.
     knobs |= {id: host.knobs[id] for id in ours if id in host.knobs}
     for id, knob in sorted(knobs.items()):
@@ -72,7 +75,8 @@ def _told(knob: Knob, here: Live, owner: str) -> dict[str, object]:
 def _row(knob: Knob, here: Live, owner: str) -> tuple[str, ...]:
     there = here.availability
     missing = "(none here)" if knob.per and not knob.instance else "(absent)"
+    if knob.per == "task" and not knob.instance:
+        missing = "(by name)"  # of programs or cgroups: tasks are not listed
     value = text(here.value) if there.present else missing
     locked = "" if there.writable or not there.present else " (read-only)"
-    unit = "" if knob.choices or knob.type == "bool" else " " + knob.unit.partition(" (")[0]
-    return (knob.id, value + locked, bounds(knob) + unit, knob.risk.value, owner or "-")
+    return (knob.id, value + locked, bounds(knob) + unit(knob), knob.risk.value, owner or "-")

@@ -78,8 +78,9 @@ def given(pairs: Sequence[str], catalogue: Mapping[str, Knob]) -> dict[str, Valu
 
 def page(found: Replay, names: Sequence[str], path: Path, header: Header) -> str:
     lines = [
-        f"{' + '.join(names)} on {path}, mode {found.mode.value}: {len(found.proposed)} proposals in "
-        f"{found.observations} observations over {show.span(found.seconds)}",
+        f"{' + '.join(names)} on {path}, mode {found.mode.value}: "
+        f"{show.count(len(found.proposed), 'proposal')} in "
+        f"{show.count(found.observations, 'observation')} over {show.span(found.seconds)}",
         f"  kernel {header.kernel}, {header.cpus} CPUs, {header.memory_bytes / 2**30:.1f} GiB",
     ]
     if header.note:

@@ -59,7 +59,8 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         show.json_out({"v": 1, "command": "record", **document})
         return 0
-    print(f"{path}: {count} observations of {len(header.metrics)} metrics, {path.stat().st_size} bytes")
+    what = f"{show.count(count, 'observation')} of {show.count(len(header.metrics), 'metric')}"
+    print(f"{path}: {what}, {path.stat().st_size} bytes")
     if missing:
         print(f"{len(missing)} absent on this host: {', '.join(missing)}")
     return 0
@@ -74,6 +75,9 @@ def chosen(globs: list[str]) -> frozenset[str]:
         bases = [name for name in METRICS if matches(base, name)]
         found = [name + at + instance for name in bases if metrics.known(name + at + instance)]
         if not found:
+            if base.startswith("app."):
+                hint = "programs report it to the daemon, and a trace is only of what the kernel tells"
+                raise UsageError(f"--metrics {glob}: {hint}")
             needs = ", ".join(sorted({PER[METRICS[name].per][1] for name in bases}))
             hint = f"say which, `{glob}@` and {needs}" if bases else "docs/metrics.md lists all"
             raise UsageError(f"--metrics {glob}: no metric of such a name; {hint}")

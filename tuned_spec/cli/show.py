@@ -118,6 +118,11 @@ def number(x: object) -> str:
     return f"{x:.4g}"
 
 
+def count(n: int, one: str, many: str = "") -> str:
+    """`1 rule`, `2 rules`."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
 def percent(x: object) -> str:
     return f"{x * 100:+.1f}%" if isinstance(x, (int, float)) else "?"
 

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tuned_spec.cli import live, show
-from tuned_spec.cli.catalogue import Host, Live, bounds, text
-from tuned_spec.cli.history import kind, outcomes, verdict
+from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
+from tuned_spec.cli.history import SENTENCES, kind, outcomes, planned, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
-from tuned_spec.errors import TunedSpecError
+from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.history import Entry
 from tuned_spec.model import RECORD_KINDS, Frozen, Knob, Value
+from tuned_spec.speculate.templates import is_glob
 
 TOLD = tuple(kind for kind in RECORD_KINDS if kind != "refused")  # a rule held back can fill pages of these
 
@@ -48,6 +49,9 @@ class Chain(Frozen, frozen=True):
 def main(args: argparse.Namespace) -> int:
     host = Host(args.root)
     knob = host.knob(args.knob)
+    if is_glob(knob.id):
+        hint = f"`tuned-spec knobs '{knob.id}'` lists those that are here"
+        raise UsageError(f"{knob.id}: is the name of many; name one: {hint}")
     chain = trace(host, knob, args)
     if args.json:
         show.json_out({"v": 1, "command": "why", "chain": chain})
@@ -87,7 +91,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         summary=knob.summary,
         source=knob.source,
         unit=knob.unit,
-        range=bounds(knob),
+        range=bounds(knob) + unit(knob),
         risk=knob.risk.value,
         live=here.value,
         live_error=here.why,
@@ -221,8 +225,8 @@ def _rule_link(chain: Chain, now: float) -> str:
 
 def _seen(chain: Chain, now: float) -> str:
     seen = chain.rule.get("seen") if chain.rule else None
-    if not isinstance(seen, Mapping):
-        return ""
+    if not isinstance(seen, Mapping) or not seen:
+        return ""  # a search waits for nothing
     moment = chain.last("proposed", "would")
     at = f" at {show.when(moment.wall, now)}" if moment else ""
     return ", ".join(f"{name} = {show.number(value)}" for name, value in seen.items()) + at
@@ -233,7 +237,7 @@ def _envelope(chain: Chain, now: float) -> str:
     words = []
     if moment:
         verb = "would write" if moment.kind == "would" else "allowed"
-        words.append(f"{verb} {show.writes(moment.data.get('writes'))}")
+        words.append(f"{verb} {planned(moment.data)}")
     if chain.refused and (not moment or chain.refused.id > moment.id):
         data = chain.refused.data
         words.append(
@@ -251,6 +255,11 @@ def _written_link(chain: Chain, now: float) -> str:
     rounded = applied.data.get("rounded")
     note = ", rounded by the kernel" if isinstance(rounded, list) and chain.knob in rounded else ""
     return f"{show.writes(applied.data.get('after'))}{note}, at {show.when(applied.wall, now)}"
+
+
+def _searched(chain: Chain, now: float) -> str:
+    found = chain.last("climbed")
+    return f"{SENTENCES['climbed'](found.data)}, at {show.when(found.wall, now)}" if found else ""
 
 
 def _trial(chain: Chain, now: float) -> str:
@@ -314,6 +323,7 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "saw": _seen,
     "envelope": _envelope,
     "written": _written_link,
+    "searched": _searched,
     "trial": _trial,
     "verdict": _verdict,
     "live now": _live,

@@ -27,13 +27,13 @@ from tuned_spec.engine.events import (
     Reverted,
 )
 from tuned_spec.envelope import CODES
-from tuned_spec.errors import JournalError, KnobError
+from tuned_spec.errors import JournalError, KnobError, KnobRefused
 from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.knobs.watch import Watch
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Applied as Done
-from tuned_spec.ledger.ledger import Ledger
+from tuned_spec.ledger.ledger import Change, Ledger
 from tuned_spec.model import Outcome, Refusal
 
 
@@ -52,19 +52,24 @@ class Hands:
         self.watch = Watch()
         self.aside = Aside()
         self._returned: list[Event] = []  # answers for the loop
+        self._waiting: dict[str, None] = {}  # trials with a write aside: the first one's is under way
+        self._withdrawn: set[str] = set()  # of them, those that are over before it was their turn
         self.to_write = True  # False: nothing will be, only what is absent counts against a knob
         self.reverted: tuple[Outcome, ...] = ()  # what the last RevertAll came to
         self._knob_at: dict[Path, str] = {}
         self._writers: dict[str, str] = {}  # knob -> who wrote it last, as far as was seen
 
     def watch_over(self, knobs: Iterable[str]) -> None:
-        """From now on, see who else writes these."""
+        """From now on, see who else writes these; what has gone is watched no more."""
+        for gone in [path for path in self._knob_at if not path.exists()]:
+            self.watch.drop(gone)
+            del self._knob_at[gone]
         for name in knobs:
             try:
                 path = Path(self.access[self.catalogue[name].adapter].address(self.catalogue[name]))
             except KnobError:
                 continue
-            if path not in self._knob_at and path.is_absolute() and path.exists():
+            if path.is_absolute() and path.exists():
                 self._knob_at[path] = name
                 self.watch.add(path)
 
@@ -120,11 +125,26 @@ class Hands:
             change = self.ledger.begin(*asked, aside=True)
         except (KnobError, JournalError) as error:
             return (*foreign, *self._failed(command, error))
-        self.aside.begin(
-            lambda: self.ledger.carry_out(change),
-            lambda: self._returned.extend(self._answer(command, lambda: self.ledger.finish(change))),
-        )
+        self._waiting[command.trial] = None
+        self.aside.begin(lambda: self._carry_out(change), lambda: self._finish(command, change))
         return foreign
+
+    def _carry_out(self, change: Change) -> None:
+        """In the other thread. A write that waited behind another may have come too late."""
+        if change.trial in self._withdrawn:
+            what = "its trial was over before its turn came"
+            change.error = KnobRefused(change.writes[0].knob, "write", what, hint="nothing was written")
+        else:
+            self.ledger.carry_out(change)
+
+    def _finish(self, command: Apply, change: Change) -> None:
+        del self._waiting[change.trial]
+        self._withdrawn.discard(change.trial)
+        self._returned.extend(self._answer(command, lambda: self.ledger.finish(change)))
+
+    def withdraw(self, trial: str = "") -> None:
+        """What waits behind another write, of this trial or of all, is never written."""
+        self._withdrawn |= {one for one in list(self._waiting)[1:] if trial in ("", one)}
 
     def come_back(self) -> tuple[Event, ...]:
         """The answers to those Apply whose writes were done aside and are over now."""
@@ -163,6 +183,7 @@ class Hands:
         return ()
 
     def revert(self, command: Revert) -> tuple[Event, ...]:
+        self.withdraw(command.trial)
         foreign = self.foreign()
         outcomes = self.ledger.restore(command.restore) if command.restore else ()
         if command.hold:

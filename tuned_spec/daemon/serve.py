@@ -161,7 +161,7 @@ class Daemon:
         self.inert: list[tuple[str, str]] = []
         self.planned: tuple[Rule, ...] | None = None
         rules = self.plan()
-        comes_and_goes = any(map(is_template, policy.rules)) or ears(policy, hands.catalogue)
+        comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
@@ -294,16 +294,19 @@ class Daemon:
 
     def plan(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
+        self.hands.catalogue.forget()
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
-        if rules == self.planned:
-            return rules
-        self.planned = rules
-        knobs = {action.knob for rule in rules for action in rule.do}
-        self.inert = inert(rules, self.sense.absent() | self.hands.unusable(knobs))
+        known = rules == self.planned
+        waiting = {rule for rule, _ in self.inert}  # whose program may have been started by now
+        asked = [rule for rule in rules if not known or rule.id in waiting]
+        knobs = {action.knob for rule in asked for action in rule.do}
+        self.inert = inert(asked, self.sense.absent() | self.hands.unusable(knobs))
         for rule in self.policy.rules:
             if is_template(rule) and not any(entry_of(one.id) == rule.id for one in rules):
                 self.inert.append((rule.id, f"nothing here is {' and '.join(a.knob for a in rule.do)}"))
-        self.hands.watch_over(knobs)
+        if not known:
+            self.hands.watch_over(knobs)
+        self.planned = rules
         return rules
 
     def glance(self, t: float) -> None:
@@ -565,6 +568,7 @@ class Daemon:
         for client in tuple(self.control.clients.values()):
             self.drop_client(client)  # theirs may be the last descriptors, and the way back needs one
         # A write that blocks is waited for, but not for ever: the repair compares what is left in doubt.
+        self.hands.withdraw()
         patience = clock() + DOUBT_S
         while self.hands.aside.under_way and clock() < patience:
             select.select([self.hands.aside], [], [], patience - clock())

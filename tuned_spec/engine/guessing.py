@@ -46,19 +46,25 @@ class Guessing(Climbing):
             self.guess(Observation(self.t, {}))
 
     def planned(self, event: Planned) -> None:
-        """Open trials go on; the rules of what went away are not asked any more."""
-        self.state = replace(self.state, setup=replace(self.state.setup, rules=event.rules))
+        """Open trials go on; the rules of what went away are not asked any more, and nothing of them is kept:
+        there is no end of cgroups that come and go. (A rest is kept: what was wrong may come back.)"""
+        gone = {rule.id for rule in self.state.setup.rules} - {rule.id for rule in event.rules}
+        last = {rule: code for rule, code in self.state.last_refusal.items() if rule not in gone}
+        heard = self.state.rules.values  # lately
+        latest = {name: all for name, all in self.state.latest.items() if "@" not in name or name in heard}
+        setup = replace(self.state.setup, rules=event.rules)
+        self.state = replace(self.state, setup=setup, last_refusal=last, latest=latest)
 
     # --------------------------------------------------------------------------- who may ask
 
-    def guess(self, observation: Observation, without: str = "") -> None:
+    def guess(self, observation: Observation) -> None:
         """The rules that hold: those that the envelope lets through are weighed against each other."""
         setup, learned = self.state.setup, self.state.learned
         memory, fired = speculator.advance(setup.rules, self.state.rules, observation, setup.stale_s)
         self.state = replace(self.state, rules=memory)
         asking: dict[str, tuple[Rule, selection.Candidate]] = {}
         for rule in fired:
-            if rule.id == without or self.is_busy(rule.id):
+            if self.is_busy(rule.id):
                 continue
             if refusal := self.gate(rule):
                 self.refuse(rule, refusal)
@@ -183,10 +189,43 @@ class Guessing(Climbing):
         latest = self.state.latest
         return {name: latest[name][-1] for name in speculator.metrics(rule) if name in latest}
 
+    # ------------------------------------------------------------------------ one step ahead
+
+    def send_case(self, trial: Trial) -> None:
+        """While the actor deliberates: which of the guesses that wait for it come next if it confirms."""
+        super().send_case(trial)
+        setup, learned = self.state.setup, self.state.learned
+        opened, states = setup.rule(trial.proposal.rule), self.state.rules.states
+        if opened is None:
+            return
+        waiting = [
+            rule
+            for rule in setup.rules
+            if rule.id in states and states[rule.id].active and not self.is_busy(rule.id) and self.gate(rule)
+        ]
+        chosen = selection.ahead(
+            selection.candidate(opened, setup.catalogue),
+            [selection.candidate(rule, setup.catalogue) for rule in waiting],
+            learned.record,
+            learned.watched.usual,
+            self.wall,
+            ROOM,
+        )
+        self.state = replace(self.state, prepared={**self.state.prepared, trial.id: chosen.launch})
+
+    def drop(self, trial: Trial) -> None:
+        super().drop(trial)
+        prepared = {id: rules for id, rules in self.state.prepared.items() if id != trial.id}
+        self.state = replace(self.state, prepared=prepared)
+
     def keep(self, trial: Trial, after: Writes) -> None:
         """What waited for this verdict need not wait for the next tick, too."""
+        ready = self.state.prepared.get(trial.id, ())
         super().keep(trial, after)
-        self.guess(Observation(self.t, {}), without=trial.proposal.rule)
+        for name in ready:
+            rule, state = self.state.setup.rule(name), self.state.rules.states.get(name)
+            if rule and state and state.active and not self.is_busy(name) and self.gate(rule) is None:
+                self.look(rule)
 
 
 def knobs_of(rule: Rule) -> tuple[str, ...]:

@@ -48,20 +48,16 @@ class Learning(Turn):
         record = selection.judged(learned.record, rule, fate is Fate.CONFIRMED, gain, seen, self.wall)
         priors = learned.priors
         if seen is not None and fate is not None:
-            lessons = [(trial.id, fate, writes)]
-            if fate is Fate.CONFIRMED and writes != trial.after:
-                lessons.insert(0, (f"{trial.id} as guessed", Fate.REJECTED, trial.after))
-            for name, outcome, values in lessons:
-                lesson = Lesson(
-                    trial=name,
-                    fate=outcome,
-                    signature=seen,
-                    writes=values,
-                    rule=rule,
-                    expect=trial.proposal.expect,
-                    guard=trial.proposal.guard,
-                    gain=gain or 0.0,
-                )
-                priors = prior.learn(priors, lesson, self.wall)
+            lesson = Lesson(
+                trial=trial.id,
+                fate=fate,
+                signature=seen,
+                writes=writes,
+                rule=rule,
+                expect=trial.proposal.expect,
+                guard=trial.proposal.guard,
+                gain=gain or 0.0,
+            )
+            priors = prior.learn(priors, lesson, self.wall)
         self.state = replace(self.state, learned=replace(learned, record=record, priors=priors))
         self.do(Remember(priors, record))

@@ -153,6 +153,7 @@ class State(msgspec.Struct, frozen=True):
     latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
     learned: Learned = Learned()
     climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
+    prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
     refusals: dict[str, int] = {}  # code -> how often
     last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
@@ -210,6 +211,7 @@ def describe(state: State, t: float) -> dict[str, object]:
                 "arm": trial.arm.value,
                 "pairs": trial.measured // 2,
                 "deadline_in_s": round(trial.deadline - t, 1),
+                "next": list(state.prepared.get(trial.id, ())),
             }
             for trial in state.trials.values()
         ],

@@ -300,18 +300,26 @@ class Trials(Measuring):
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
                     self.rest_on_a(trial)
-            elif trial.phase is Phase.JUDGING and trial.cases_sent < CASES_A_TRIAL:
-                self.send_case(trial)
+            elif trial.phase is Phase.JUDGING and not trial.window and trial.cases_sent < CASES_A_TRIAL:
+                self.send_case(trial)  # with a window open it is the same one, who said hello twice
 
     # ------------------------------------------------------------------- owners and faults
 
     def yield_knob(self, name: str, ours: Value, found: Value, writer: str) -> None:
         foreign = {**self.state.foreign, name: Foreign(ours, found, writer, self.t)}
+        if self.is_one_task(name):  # no rule means it, and there is no end of tasks that set their own nice
+            foreign = self.state.foreign
         held = {k: v for k, v in self.state.held.items() if k != name}
         originals = {k: v for k, v in self.state.originals.items() if k != name}
         self.state = replace(self.state, foreign=foreign, held=held, originals=originals)
         data: dict[str, object] = {"ours": ours, "found": found, "writer": writer}
         self.do(Note(Record("foreign", self.t, knobs=(name,), data=data)))
+
+    def is_one_task(self, name: str) -> bool:
+        """Of a selector's tasks, not the selector."""
+        entry, _, instance = name.partition("@")
+        catalogue = self.state.setup.catalogue
+        return "=" not in instance and entry in catalogue and catalogue[entry].per == "task"
 
     def foreign_found(self, event: ForeignFound) -> None:
         """Theirs now. Only that knob yields; a trial that has it ends and its other knobs go back."""

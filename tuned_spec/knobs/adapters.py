@@ -184,7 +184,11 @@ class Adapter:
             return Availability(present=error.code != 0, writable=False, why=_said(error))
         try:
             for one in members:
-                reach.usable(self.address(one))
+                try:
+                    reach.usable(self.address(one))
+                except FileNotFoundError:
+                    if one is knob:
+                        raise  # a task that has ended says nothing of the others
         except OSError as error:
             return Availability(present=True, writable=False, why=_said(self._error(knob, "write", error)))
         return Availability(present=True, writable=True)

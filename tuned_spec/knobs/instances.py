@@ -13,6 +13,7 @@ from ..globs import is_glob, matches
 from ..model import Knob
 from .adapters import Adapter, offering
 from .namespaces import PREFIX, SCOPE
+from .reach import task
 
 
 def many(entry: Knob) -> str:
@@ -36,6 +37,18 @@ def concrete(entry: Knob, name: str, per_of: Mapping[str, Knob]) -> Knob:
         choices_from=entry.choices_from.replace("{}", name),
         coupled=tuple(coupled),
     )
+
+
+def misnamed(knob: Knob) -> str:
+    """Why no host has an instance of that name, "" if one might."""
+    if knob.per == "task":
+        try:
+            task.selector(knob.instance)
+        except ValueError as error:
+            return str(error)
+    elif knob.instance and {"", ".", ".."} & set(knob.instance.removeprefix(PREFIX).split("/")):
+        return f"{knob.instance!a} leads out of where {many(knob)} names are looked up"
+    return ""
 
 
 class Catalogue(Mapping[str, Knob]):
@@ -82,10 +95,9 @@ class Catalogue(Mapping[str, Knob]):
             if matches(pattern or "**", instance)
         )
 
-    def forget(self, instance: str) -> None:
-        """What went away may come back under its name as another thing, with other choices."""
-        for id in [id for id, knob in self._concrete.items() if knob.instance == instance]:
-            del self._concrete[id]
+    def forget(self) -> None:
+        """Make concrete knobs anew: what went away may come back under its name with other choices."""
+        self._concrete.clear()
 
 
 def _is_named(entry: Knob, instance: str) -> bool:

@@ -76,7 +76,9 @@ class Watch:
         if self._fd < 0:
             return self.why
         if path in self._held:
-            return ""
+            if _is(self._held[path], path):
+                return ""
+            self.drop(path)  # another file has come under its name
         try:
             # A mark is on the inode, and procfs makes a new inode for a name it has forgotten.
             # O_PATH keeps the name in use, so that every later open meets the marked inode.
@@ -161,6 +163,13 @@ def _load_libc() -> tuple[Any, Callable[[], int]]:
         ctypes.c_char_p,
     )
     return libc, ctypes.get_errno
+
+
+def _is(held: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(held), path.stat())
+    except OSError:
+        return False
 
 
 def _comm(pid: int) -> str:

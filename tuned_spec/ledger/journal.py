@@ -49,7 +49,7 @@ def take_lock(directory: Path) -> int:
 
 def leave_repair(directory: Path) -> None:
     """The way back, as files of its own: what reaches the knobs first, then what needs it."""
-    (directory / REACH.name).mkdir(exist_ok=True)
+    (directory / REACH.name).mkdir(mode=0o755, exist_ok=True)
     for source in (*REACH.glob("*.py"), Path(repair.__file__)):
         place = directory / (REACH.name if source.parent == REACH else "") / source.name
         shutil.copyfile(source, place.with_suffix(".new"))

@@ -22,6 +22,7 @@ from tuned_spec.knobs import reach, tasks
 from tuned_spec.knobs.adapters import Adapter
 from tuned_spec.knobs.instances import concrete
 from tuned_spec.ledger import repair
+from tuned_spec.ledger.couplings import Couplings
 from tuned_spec.ledger.eyes import Eyes
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.repair import Row
@@ -119,7 +120,6 @@ class Ledger:
         self._clock, self._checkpoint = clock, checkpoint
         self._couplings = Couplings(catalogue)
         self._eyes = Eyes()
-        self._places: dict[str, tuple[str, int]] = {}
         self._scopes: dict[str, Scope] = {}
         # Of the tasks in the journal: the catalogue would keep them for ever.
         self._members: dict[str, Knob] = {}
@@ -505,29 +505,6 @@ class Ledger:
                 meant.append(Write(knob, value))
         return Plan(writes, tuple(meant), selector_of, all_heirs, seen)
 
-    def _place(self, knob: str) -> tuple[str, int]:
-        if not self._couplings.of(knob):
-            return knob, 0
-        if knob not in self._places:
-            self._places[knob] = self._placed(knob)
-        return self._places[knob]
-
-    def _placed(self, knob: str) -> tuple[str, int]:
-        """Group and rank. A group is what cannot be restored apart; ORDERED knobs can."""
-        group, ranks, edge = {knob}, {knob: 0}, [knob]
-        while edge:
-            here = edge.pop()
-            for partner, kind in self._couplings.of(here).items():
-                if kind is not CouplingKind.ORDERED and partner not in group:
-                    group.add(partner)
-                    edge.append(partner)
-        for _ in group:  # a chain of resets is no longer than the group
-            for here in group:
-                for c in self._catalogue[here].coupled if here in self._catalogue else ():
-                    if c.kind is CouplingKind.RESETS and c.partner in group:
-                        ranks[c.partner] = max(ranks.get(c.partner, 0), ranks.get(here, 0) + 1)
-        return min(group), ranks[knob]
-
     def _written(self, writes: Writes) -> Writes:
         """The writes as the kernel takes them, in rank order: 0 on a knob that its partner zeroes can
         only be had by writing the partner, its original if this call has no value for it."""
@@ -543,7 +520,8 @@ class Ledger:
                     hint = f"set {' or '.join(zeroes)} instead"
                     raise KnobRefused(knob, "write", "0 means that its partner counts", errno.EINVAL, hint)
                 real |= originals
-        return tuple(Write(k, v) for k, v in sorted(real.items(), key=lambda kv: self._place(kv[0])[1]))
+        ranked = sorted(real.items(), key=lambda item: self._couplings.place(item[0])[1])
+        return tuple(Write(knob, value) for knob, value in ranked)
 
     def _before(self, trial: str, rule: str, plan: Plan) -> tuple[list[Row], dict[str, str]]:
         """The rows of the knobs and all their partners, and what each shows now; or KnobRefused.
@@ -629,7 +607,7 @@ class Ledger:
         since = self._clock()
         self.value(knob)  # it makes sense; kept is the text itself, in which there may be more
         text = repair.shown(entry.type, adapter.read_text(entry))
-        group, rank = (selector, 0) if selector else self._place(knob)
+        group, rank = (selector, 0) if selector else self._couplings.place(knob)
         return self._journal.take(
             Row(
                 id=0,
@@ -782,38 +760,6 @@ def _is_foreign(row: Row, found: str) -> bool:
     """Also the original, if we did not put it there: whoever did has spoken. (A repair cannot tell that
     from a change that was never made, and need not: it is back.)"""
     return repair.compare(row, found) == "foreign" or (not row.pending and found != row.ours)
-
-
-class Couplings:
-    """Who is coupled with a knob, from either side: an entry names its partners, not those that name it."""
-
-    def __init__(self, catalogue: Mapping[str, Knob]) -> None:
-        self._catalogue = catalogue
-        self._named_by: dict[str, list[str]] = {}
-        for entry in catalogue.values():
-            for c in entry.coupled:
-                self._named_by.setdefault(c.partner, []).append(entry.id)
-        self._coupled = {entry.id for entry in catalogue.values() if entry.coupled} | self._named_by.keys()
-        self._known: dict[str, dict[str, CouplingKind]] = {}
-
-    def of(self, knob: str) -> Mapping[str, CouplingKind]:
-        """partner -> kind; nothing for a knob that this version's catalogue does not have."""
-        if not self._coupled & {knob, entry_of(knob)}:
-            return {}  # and nothing to remember: tasks come and go
-        if knob not in self._known:
-            self._known[knob] = self._found(knob) if knob in self._catalogue else {}
-        return self._known[knob]
-
-    def _found(self, knob: str) -> dict[str, CouplingKind]:
-        found = {c.partner: c.kind for c in self._catalogue[knob].coupled}
-        name, at, instance = knob.partition("@")
-        for entry in self._named_by.get(name, ()):
-            same = at and self._catalogue[entry].per == self._catalogue[name].per
-            other = self._catalogue[f"{entry}@{instance}" if same else entry]
-            for c in other.coupled:
-                if c.partner == knob:
-                    found.setdefault(other.id, c.kind)
-        return found
 
 
 def _refused(refusal: Refusal) -> KnobError:

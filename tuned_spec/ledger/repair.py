@@ -60,9 +60,14 @@ from typing import Any, NamedTuple
 
 if __package__:
     from tuned_spec.knobs import reach
-else:  # the copy in the runtime directory; isolated Python does not look beside the script
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+else:  # the copy in the runtime directory; isolated Python does not look beside the script, nor do we again
+    _here = os.path.dirname(os.path.abspath(__file__))
+    if os.stat(_here).st_uid not in (0, os.geteuid()) or os.stat(_here).st_mode & 0o002:
+        sys.exit(f"repair: {_here} can be written by others, so what is beside this file cannot be trusted")
+    sys.path.insert(0, _here)
     import reach  # type: ignore[import-not-found,no-redef]
+
+    sys.path.remove(_here)
 
 JOURNAL, INDEX, LOCK, CONTROL = "undo.db", "undo.index", "lock", "control.sock"
 ROOTS = "/run/tuned-spec"  # root's runtime directory
@@ -638,7 +643,8 @@ def noter(directory: str, loaded: Loaded) -> Note:
 def demand_ours(directory: str) -> None:
     """Unusable where others could plant a journal (rows are written as root) or a link in its place."""
     owner = os.stat(directory)
-    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & 0o002:
+    others = 0o002 if owner.st_gid in (0, os.getegid()) else 0o022
+    if owner.st_uid not in (0, os.geteuid()) or owner.st_mode & others:
         raise Unusable(
             f"{directory} can be written by others, so its journal cannot be trusted: look at it by hand"
         )

@@ -10,7 +10,7 @@ import msgspec
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Climb, Knob, KnobType, Span
 from tuned_spec.policy import grammar, units
-from tuned_spec.policy.document import Node, Table, Text, shown
+from tuned_spec.policy.document import Items, Node, Table, Text, shown
 from tuned_spec.policy.targets import NAME, WHY_REQUIRED, Targets, confidence, some_time
 from tuned_spec.policy.units import Misfit
 from tuned_spec.speculate.templates import is_glob
@@ -84,21 +84,23 @@ class Climbs(Targets):
         for target, value in table.entries.items():
             line, label = table.lines[target], f"{key}.{shown(target)[1:-1]}"
             name, bracket, tail = target.partition("[")
-            if (knob := self.one_knob(name, line, label)) is None:
+            if (knob := self.one_knob(name, line, label, globs=False)) is None:
                 continue
             if knob.type not in (KnobType.INT, KnobType.INTS):
-                self.problem(line, label, f"a {knob.type} has no range to search", "use a rule")
+                kind = "switch" if knob.type is KnobType.BOOL else knob.type
+                self.problem(line, label, f"a {kind} has no range to search", "use a rule")
                 continue
             field = knob.fields.index(tail[:-1]) if bracket and tail[:-1] in knob.fields else None
-            if (knob.type is KnobType.INTS) != (field is not None):
+            if (field is None) if bracket else (knob.type is KnobType.INTS):
                 fields = f"pick one: {', '.join(f'{name}[{f}]' for f in knob.fields)}"
                 self.problem(line, label, "is not one number", fields if knob.fields else "delete the [...]")
                 continue
-            words = [self.text(item, label) for item in self.items(value, label)]
-            given = [word for word in words if word is not None]
-            if len(given) != 2:
+            if not isinstance(value, Items) or len(value.items) != 2:
                 self.problem(line, label, "is not two values", "a range is [low, high]")
                 continue
+            given = [word for item in value.items if (word := self.text(item, label)) is not None]
+            if len(given) != 2:
+                continue  # said
             try:
                 low, high = (self.narrower(knob, word) for word in given)
                 if low >= high:
@@ -108,9 +110,9 @@ class Climbs(Targets):
                 continue
             self.place(label, line, f"[{given[0]}, {given[1]}]")
             found.append(Span(knob.id, low, high, field, knob.quantum))
-        if not found or len(found) > MOST_SPANS:
-            what = f"has {len(found)} numbers" if found else "searches over nothing"
-            self.problem(table.line, key, what, f"one to {MOST_SPANS}")
+        if not 1 <= (count := len(table.entries)) <= MOST_SPANS:
+            what = f"has {count} numbers" if count else "searches over nothing"
+            self.problem(table.line, key, what, f"name one to {MOST_SPANS}")
         if any(is_glob(span.knob) for span in found):
             self.problem(table.line, key, "has a glob", "a search is for one instance: name it")
         return tuple(found)

@@ -203,6 +203,8 @@ class Merge(Limits, Rules, Climbs):
             self.file = file
             if wrong := self.wrong_metric(metric):
                 self.problem(line, key, *wrong)
+            elif is_glob(metric):
+                self.problem(line, key, f"{shown(metric)} has a glob", "a search hears one instance: name it")
         self.check_apart()
         self.inherit()
         policy = Policy(

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from fnmatch import fnmatchcase
 
 import msgspec
 
 from tuned_spec import engine
 from tuned_spec.engine import events as ev
+from tuned_spec.globs import matches
 from tuned_spec.knobs import caps
 from tuned_spec.knobs.instances import concrete
 from tuned_spec.model import (
@@ -106,7 +106,7 @@ class Paper(Mapping[str, Knob]):
         """What `ENTRY@GLOB` means, by the values that are known."""
         name, _, pattern = id.partition("@")
         known = (knob.partition("@") for knob in sorted(self._values))
-        return tuple(i for entry, at, i in known if at and entry == name and fnmatchcase(i, pattern or "*"))
+        return tuple(i for entry, at, i in known if at and entry == name and matches(pattern or "**", i))
 
 
 def replay(

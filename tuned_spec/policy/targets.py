@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tuned_spec.globs import is_glob
 from tuned_spec.knobs.caps import Facts
-from tuned_spec.model import CouplingKind, Knob
+from tuned_spec.knobs.instances import misnamed
+from tuned_spec.knobs.reach import task
+from tuned_spec.model import CouplingKind, Knob, entry_of
 from tuned_spec.policy import grammar, units
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # of a policy, rule or search
+SELECTOR = "write {0}@exe=NAME, {0}@cgroup=PATH, or both: {0}@exe=NAME,cgroup=PATH"
 WHY_REQUIRED = {
     "id": "name the rule: it is what `why` and `history` say",
     "reason": "say in one sentence why this should help",
@@ -40,12 +44,23 @@ class Targets(Reader):
             self.problem(line, key, "unknown knob", hint)
         return knob
 
-    def one_knob(self, name: str, line: int, key: str) -> Knob | None:
-        """A knob that can be written: of a template, the one of an instance, or of each that a glob means."""
-        knob = self.knob(name, line, key)
-        if knob is not None and knob.per and not knob.instance:
-            hint = f"write {name}@NAME, or {name}@* for each of them"
-            self.problem(line, key, f"there is one for each {knob.per}", hint)
+    def one_knob(self, name: str, line: int, key: str, *, globs: bool = True) -> Knob | None:
+        """A knob that can be written: of a template, the one of an instance, or of each that a glob means
+        (where `globs` may stand)."""
+        if (knob := self.knob(name, line, key)) is None or not knob.per:
+            return knob
+        entry, what = entry_of(name), ""
+        if not knob.instance:
+            what = f"there is one for each {knob.per}"
+            hint = f"write {entry}@NAME" + (f", or {entry}@* for each of them" if globs else "")
+        elif what := misnamed(knob):
+            hint = f"`tuned-spec knobs {entry}` lists those that are here"
+        if what:
+            self.problem(line, key, what, SELECTOR.format(entry) if knob.per == "task" else hint)
+            return None
+        if knob.per == "task" and is_glob(task.selector(knob.instance).cgroup):
+            hint = "name the cgroup itself: all below it is meant"
+            self.problem(line, key, "cgroup= is a path and takes no glob", hint)
             return None
         return knob
 

@@ -39,6 +39,7 @@ from tuned_spec.model import (
 from tuned_spec.speculate import rules
 from tuned_spec.speculate.signature import KNOWN, Signature, distance, mean
 
+RULE = "prior."  # how the ids of these guesses begin
 WORKLOADS = 64  # at most so many are remembered
 SETTINGS = 16  # of one workload
 VISITS = 32  # a centroid moves as if it had seen no more observations than this
@@ -94,8 +95,8 @@ class Priors(Frozen, frozen=True):
 class Lesson(Frozen, frozen=True):
     """What one trial taught: which values, judged how, under which signature. `trial` must be unique.
 
-    An overwrite is two lessons: the tried values rejected, the actor's confirmed. A trial without a verdict
-    (lease, foreign write, stop) teaches nothing.
+    An overwrite teaches that the actor's values are confirmed. A trial without a verdict (lease, foreign,
+    stop) teaches nothing.
     """
 
     trial: str
@@ -120,7 +121,7 @@ class Recall(Frozen, frozen=True):
 
     @property
     def rule_id(self) -> str:
-        return f"prior.{self.workload}"
+        return f"{RULE}{self.workload}"
 
 
 class Unknown(Frozen, frozen=True):
@@ -170,20 +171,15 @@ def _judged(before: Setting | None, write: Write, lesson: Lesson, wall: float) -
     """The setting of one knob after the lesson; None if there is none to keep."""
     same = before is not None and before.write == write
     if lesson.fate is Fate.CONFIRMED:
-        old = _faded(before, wall) if before is not None and same else None
-        times = old.confirmed if old else 0.0
-        return Setting(
-            write,
-            lesson.rule if not lesson.rule.startswith("prior.") or old is None else old.rule,
-            lesson.expect if old is None else old.expect,
-            lesson.guard if old is None else old.guard,
-            # A jump of several knobs shows one gain for all of them: it says nothing new of each.
-            (old.gain * times + lesson.gain) / (times + 1) if old else lesson.gain,
-            times + 1,
-            old.rejected if old else 0.0,
-            wall,
-            lesson.trial,
-        )
+        if before is None or not same:
+            setting = Setting(write, lesson.rule, lesson.expect, lesson.guard, lesson.gain)
+        else:
+            setting = _faded(before, wall)
+        times = setting.confirmed
+        # A jump of several knobs shows one gain for all of them: it says nothing new of each.
+        jump = lesson.rule.startswith(RULE) and same
+        gain = setting.gain if jump else (setting.gain * times + lesson.gain) / (times + 1)
+        return msgspec.structs.replace(setting, gain=gain, confirmed=times + 1, wall=wall, trial=lesson.trial)
     if before is None or not same:
         return before
     now = _faded(before, wall)

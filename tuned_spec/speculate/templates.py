@@ -21,7 +21,7 @@ replace = msgspec.structs.replace
 def is_glob(name: str) -> bool:
     """Of `ENTRY@INSTANCE`; a selector of tasks is no glob, whatever it matches."""
     instance = name.partition("@")[2]
-    return "=" not in instance and globs.is_glob(instance)
+    return not instance.startswith(("exe=", "cgroup=")) and globs.is_glob(instance)
 
 
 def is_template(rule: Rule) -> bool:

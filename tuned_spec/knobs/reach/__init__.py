@@ -39,15 +39,31 @@ MODULES: dict[str, str] = {
 
 def read(address: str) -> str:
     """The text that the kernel shows. OSError; FileNotFoundError if there is no such thing now."""
-    return files.read(address) if address.startswith("/") else str(_module(address).read(address))
+    if address.startswith("/"):
+        return files.read(address)
+    with _as_oserror(address):
+        return str(_module(address).read(address))
 
 
 def write(address: str, text: str) -> None:
     """One write. OSError with the kernel's errno."""
     if address.startswith("/"):
         files.write(address, text)
-    else:
+        return
+    with _as_oserror(address):
         _module(address).write(address, text)
+
+
+@contextmanager
+def _as_oserror(address: str) -> Iterator[None]:
+    """Whatever a module trips over (no thread to be had, an answer of another shape, a module that the copy
+    beside the repair lacks) is about this one knob: the others are still put back."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", address) from error
 
 
 @contextmanager
@@ -85,7 +101,8 @@ def gone(identity: str) -> str:
         return f"its identity {identity} is of a kind unknown here" if identity else ""
     value, _, where = rest.partition("@")
     try:
-        now = IDENTITIES[scheme](where)
+        with _as_oserror(identity):
+            now = IDENTITIES[scheme](where)
     except OSError as error:
         return f"{where or scheme}: {error.strerror or os.strerror(error.errno or 0)}"
     return "" if now == value else f"{where or scheme} is another one now ({scheme} {now}, was {value})"
