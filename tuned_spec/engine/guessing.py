@@ -32,7 +32,7 @@ class Guessing(Climbing):
         self.state = replace(self.state, latest=latest)
         for trial in tuple(self.state.trials.values()):
             if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
-                self.put(replace(trial, window=self.collect(trial, trial.window, event)))
+                self.put(self.collect(trial, trial.window, event))
         if event.host and self.recognise(event.values):
             self.restart_climbs()
         self.recall()

@@ -15,7 +15,7 @@ from tuned_spec.engine.turn import Turn
 from tuned_spec.model import Record, Writes
 from tuned_spec.speculate import prior, selection
 from tuned_spec.speculate.prior import Fate, Lesson
-from tuned_spec.speculate.signature import signature, watch
+from tuned_spec.speculate.signature import mean, signature, watch
 
 replace = msgspec.structs.replace
 
@@ -44,7 +44,9 @@ class Learning(Turn):
 
     def learn(self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None) -> None:
         """What a judged trial teaches; `fate` None: nobody judged it in time."""
-        learned, rule, seen = self.state.learned, trial.proposal.rule, trial.signature
+        learned, rule = self.state.learned, trial.proposal.rule
+        # A guess may come with the first sign of a workload; what it looks like is known by arm A.
+        seen = mean(trial.untuned) if trial.untuned else trial.signature
         record = selection.judged(learned.record, rule, fate is Fate.CONFIRMED, gain, seen, self.wall)
         priors = learned.priors
         if seen is not None and fate is not None:

@@ -14,20 +14,24 @@ from tuned_spec.engine.events import Apply, Observed, SenseNow, Tell
 from tuned_spec.engine.learning import Learning
 from tuned_spec.engine.state import Phase, Trial, Window
 from tuned_spec.model import Arm, Measure, Measurement, Mode, Refusal, Writes
+from tuned_spec.speculate.signature import signature
 
 WINDOW_METRICS = 32  # in one measurement, beside those that the rule names
+UNTUNED = 8  # looks at the host as it was: what its workload is known by
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
 
 replace = msgspec.structs.replace
 
 
 class Measuring(Learning):
-    def collect(self, trial: Trial, window: Window, event: Observed) -> Window:
-        """A measurement takes what was seen while it was open."""
+    def collect(self, trial: Trial, window: Window, event: Observed) -> Trial:
+        """A measurement takes what was seen while it was open; arm A also shows the host untuned."""
         if not window.opened:
-            return window
+            return trial
         if event.host and window.skip_host:
-            return replace(window, skip_host=False)
+            return replace(trial, window=replace(window, skip_host=False))
+        if event.host and trial.arm is Arm.A and (seen := signature(event.values, self.state.setup.cpus)):
+            trial = replace(trial, untuned=(*trial.untuned, seen)[-UNTUNED:])
         samples = dict(window.samples)
         for name in event.values:
             # What other gauges programs send may show a tail that the expected one hides (p99 beside p95).
@@ -35,7 +39,7 @@ class Measuring(Learning):
             if not wanted or not math.isfinite(event.values[name]):
                 continue
             samples[name] = (*samples.get(name, ()), event.values[name])[-WINDOW_SAMPLES:]
-        return replace(window, samples=samples)
+        return replace(trial, window=replace(window, samples=samples))
 
     def measure(self, trial: Trial | None, ask: Measure) -> None:
         """Hold an arm and collect, or say why not."""
@@ -85,7 +89,9 @@ class Measuring(Learning):
     def turn_window(self, trial: Trial, window: Window) -> None:
         if window.opens is None or window.closes is None:
             return
-        uses_host = any(not name.startswith("app.") for name in trial.metrics)
+        uses_host = any(not name.startswith("app.") for name in trial.metrics) or (
+            trial.arm is Arm.A and len(trial.untuned) < UNTUNED
+        )
         if not window.opened and self.t >= window.opens:
             trial = self.put(replace(trial, window=replace(window, opened=True)))
             if uses_host:

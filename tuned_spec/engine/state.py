@@ -102,7 +102,8 @@ class Trial(msgspec.Struct, frozen=True):
     tries: int = 0
     cases_sent: int = 0
     measured: int = 0
-    signature: Signature | None = None  # of the workload before the change
+    signature: Signature | None = None  # of what was going on before the change
+    untuned: tuple[Signature, ...] = ()  # of the latest looks while arm A was in place
     climb: ClimbMemory | None = None  # while CLIMBING
 
     @property
