@@ -149,6 +149,16 @@ def test_the_actor_may_narrow_the_room_of_the_next_search() -> None:
     assert {value for name, value in world.written} <= set(range(90, 121))
 
 
+def test_the_range_of_a_search_binds_the_actor_too() -> None:
+    world = world_of(SEARCHING)
+    live(world, 90)
+    (allowed,) = case_of(world).allowed
+    assert (allowed.low, allowed.high) == (50, 800)
+    answer(world, VerdictKind.OVERWRITE, writes=(Write("t.plain", 900),))
+    assert world.kernel["t.plain"] != 900
+    assert world.kinds()[-1] == "ignored"
+
+
 def test_ranges_that_leave_nothing_are_not_taken() -> None:
     world = world_of(SEARCHING)
     live(world, 90)

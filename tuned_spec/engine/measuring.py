@@ -80,7 +80,7 @@ class Measuring(Learning):
         for write in writes:
             if write.value == before[write.knob]:
                 continue  # where the host stood may lie outside a policy's range; going back is always right
-            knob, limit = setup.catalogue[write.knob], envelope.limit_of(setup.limits, write.knob)
+            knob, limit = setup.catalogue[write.knob], setup.limit(write.knob, trial.proposal.rule)
             refusal = envelope.judge_value(knob, limit, write.value, original[write.knob])
             if refusal:
                 return refusal

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
-from tuned_spec.envelope import Envelope, OpenTrial, Situation
+from tuned_spec.envelope import Envelope, OpenTrial, Situation, limit_of
 from tuned_spec.model import Arm, Climb, Knob, Limit, Measure, Mode, Policy, Proposal, Rule, Value, Writes
 from tuned_spec.speculate.climb import ClimbMemory
 from tuned_spec.speculate.prior import Priors, Recall
@@ -55,6 +55,16 @@ class Setup(msgspec.Struct, frozen=True):
             cpus=cpus,
             tried_only=tried_only,
         )
+
+    def limit(self, knob: str, rule: str) -> Limit:
+        """What holds for that knob in a trial of that rule: a search's range binds the actor, too."""
+        limit, climb = limit_of(self.limits, knob), self.climb(rule)
+        for span in climb.spans if climb else ():
+            if span.knob == knob and span.field is None:
+                low = span.low if limit.low is None else max(span.low, limit.low)
+                high = span.high if limit.high is None else min(span.high, limit.high)
+                limit = msgspec.structs.replace(limit, low=low, high=high)
+        return limit
 
     def climb(self, name: str) -> Climb | None:
         return next((c for c in self.climbs if c.id == name), None)

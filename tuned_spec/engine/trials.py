@@ -113,9 +113,7 @@ class Trials(Measuring):
             seen=guess.seen,
             expect=guess.expect,
             guard=guess.guard,
-            allowed=tuple(
-                envelope.allowed(k, envelope.limit_of(setup.limits, k.id), originals[k.id]) for k in knobs
-            ),
+            allowed=tuple(envelope.allowed(k, setup.limit(k.id, guess.rule), originals[k.id]) for k in knobs),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
