@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +21,11 @@ def the_kernel_to_ourselves(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with alone():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_directory_stays() -> Iterator[None]:
+    """Programs are started from here (`python -m workloads...`): who leaves it is to blame, not the next one."""
+    here = Path.cwd()
+    yield
+    assert Path.cwd() == here

@@ -54,6 +54,7 @@ class Stage(NamedTuple):
 @contextmanager
 def stage() -> Iterator[Stage]:
     """PermissionError without root. The caller's namespaces are as before afterwards."""
+    here = Path.cwd()
     back = [(os.open(f"/proc/self/ns/{name}", os.O_RDONLY), flag) for name, flag in _KINDS]
     try:
         if LIBC.unshare(NEWNET | NEWNS):
@@ -70,6 +71,7 @@ def stage() -> Iterator[Stage]:
         finally:
             for fd, flag in back:
                 LIBC.setns(fd, flag)
+            os.chdir(here)  # entering a mount namespace leaves one at its root
     finally:
         for fd, _ in back:
             os.close(fd)
