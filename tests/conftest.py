@@ -25,7 +25,7 @@ def the_kernel_to_ourselves(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def the_directory_stays() -> Iterator[None]:
-    """Programs are started from here (`python -m workloads...`): who leaves it is to blame, not the next one."""
+    """Programs are started from here (`python -m workloads...`): who leaves it is to blame."""
     here = Path.cwd()
     yield
     assert Path.cwd() == here
