@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tuned_spec.knobs.reach import unit
@@ -29,7 +30,8 @@ VALUES = {
 }
 
 
-def typed(depth: int = 3) -> st.SearchStrategy[tuple[str, object]]:
+@functools.cache
+def typed(depth: int = 2) -> st.SearchStrategy[tuple[str, object]]:
     """(signature, a value of it)."""
     plain = st.sampled_from(sorted(VALUES)).flatmap(lambda t: st.tuples(st.just(t), VALUES[t]))
     if not depth:
@@ -46,6 +48,9 @@ def typed(depth: int = 3) -> st.SearchStrategy[tuple[str, object]]:
     )
 
 
+@settings(
+    suppress_health_check=[HealthCheck.too_slow]
+)  # in a fresh checkout it makes its tables of letters first
 @given(typed(), st.integers(0, 8))
 def test_what_is_marshalled_comes_out_again_wherever_it_begins(sample: tuple[str, object], at: int) -> None:
     signature, value = sample

@@ -30,7 +30,11 @@ def look(args: argparse.Namespace) -> None:
         return
     own = args.command == "history" and (args.state_dir / paths.HISTORY).exists()
     roots = args.root / repair.ROOTS.lstrip("/")
-    if roots.exists() and not own:
+    try:
+        there = roots.exists()
+    except PermissionError:
+        there = True  # as far as this user may know
+    if there and not own:
         args.runtime_dir = roots
         if args.state_dir == paths.state_dir():
             args.state_dir = args.root / "var/lib/tuned-spec"
