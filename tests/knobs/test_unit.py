@@ -48,9 +48,7 @@ def typed(depth: int = 2) -> st.SearchStrategy[tuple[str, object]]:
     )
 
 
-@settings(
-    suppress_health_check=[HealthCheck.too_slow]
-)  # a fresh checkout makes its tables of letters first
+@settings(suppress_health_check=[HealthCheck.too_slow])  # a fresh checkout makes its tables of letters first
 @given(typed(), st.integers(0, 8))
 def test_what_is_marshalled_comes_out_again_wherever_it_begins(sample: tuple[str, object], at: int) -> None:
     signature, value = sample
