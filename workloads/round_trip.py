@@ -286,13 +286,15 @@ def spare() -> Iterator[set[str]]:
 
 @contextmanager
 def _process(scratch: Path) -> Iterator[int]:
-    """A process whose executable has our name, for selectors to find."""
+    """A process whose executable has our name, for selectors to find; its session is its own, and with it
+    the autogroup, which a host whose first process opened no session has not."""
     program = scratch / OURS
     program.write_bytes(Path("/bin/sleep").read_bytes())
     program.chmod(0o755)
     # By way of a shell that ends: our own children are not for us to tune.
     start = ("sh", "-c", '"$0" infinity >/dev/null 2>&1 & echo $!', program)
-    pid = int(subprocess.run(start, capture_output=True, text=True, check=True).stdout)
+    started = subprocess.run(start, capture_output=True, text=True, check=True, start_new_session=True)
+    pid = int(started.stdout)
     try:
         yield pid
     finally:

@@ -66,6 +66,7 @@ class Crowd:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # its own autogroup too
             env=os.environ | {"PYTHONHOME": sys.base_prefix},
         )
         self.pid = self.say("pid")
