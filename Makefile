@@ -36,7 +36,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet pip-tools
 	$(VENV)-lock/bin/python -m piptools compile --quiet --generate-hashes --allow-unsafe --strip-extras \
-	  --no-emit-index-url --no-emit-trusted-host --no-emit-options --extra actor --extra dev \
+	  --no-emit-index-url --no-emit-trusted-host --no-emit-options --extra actor --extra model --extra mcp --extra dev \
 	  --output-file requirements.lock pyproject.toml requirements-build.in
 	rm -rf $(VENV)-lock
 

@@ -355,6 +355,23 @@ class Allowed(Frozen, frozen=True):
     choices: tuple[str, ...] = ()
 
 
+class Past(Frozen, frozen=True):
+    """A change of the same knobs that was judged before, and what came of it.
+
+    `distance` is that of its workload's signature from the present one (`speculate.signature`; None: not
+    known), `gain` the relative effect in the good direction, `by` who judged ("trial", "model", "person").
+    """
+
+    trial: str
+    rule: str
+    writes: Writes
+    fate: str  # confirmed, rejected, reverted
+    age_s: float
+    gain: float | None = None
+    distance: float | None = None
+    by: str = ""
+
+
 class Case(Frozen, frozen=True, tag="case"):
     """Everything an actor needs to judge one change. Self-contained."""
 
@@ -378,6 +395,10 @@ class Case(Frozen, frozen=True, tag="case"):
     max_pairs: int
     history: dict[str, tuple[float, ...]]  # recent values of the named metrics, oldest first, A only
     workload_age_s: float | None = None  # how long this workload has been going on, as far as is known
+    review_s: float = 0.0  # of the lease, what is kept for a review after the measurements
+    host: dict[str, str] = {}  # facts in words: kernel, cpus, ram, ...
+    signature: dict[str, float] = {}  # feature -> log2 of a ratio (`speculate.signature`)
+    past: tuple[Past, ...] = ()  # nearest workload first
 
 
 class Measure(Frozen, frozen=True, tag="measure"):
@@ -406,6 +427,35 @@ class VerdictKind(StrEnum):
     REJECT = "reject"
 
 
+class Narrow(Frozen, frozen=True, tag="narrow"):
+    """Advice: the searches of this policy look for this knob's best value between these two only."""
+
+    knob: str
+    low: int
+    high: int
+    for_s: float
+    reason: str = ""
+
+
+class RestRule(Frozen, frozen=True, tag="rest_rule"):
+    """Advice: this rule makes no guess for so long, while the workload is like the present one."""
+
+    rule: str
+    for_s: float
+    reason: str = ""
+
+
+class Prefer(Frozen, frozen=True, tag="prefer"):
+    """Advice: of the guesses that could be made, those that move this knob come first."""
+
+    knob: str
+    for_s: float
+    reason: str = ""
+
+
+Strategy = Narrow | RestRule | Prefer
+
+
 class Verdict(Frozen, frozen=True, tag="verdict"):
     """The actor's one answer to a case.
 
@@ -427,14 +477,72 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     confidence: float = 0.5
     ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
+    by: str = "trial"  # whose word it is: "trial", "model", "trial and model"
+    opinions: dict[str, str] = {}  # who -> what they said, where several were heard
+    strategy: tuple[Strategy, ...] = ()  # advice to the speculator, at most 4; it expires
 
 
 class Hello(Frozen, frozen=True, tag="hello"):
-    """The actor's first message, after it has dropped its privileges."""
+    """The actor's first message, after it has dropped its privileges.
+
+    `review_s`: how long it may think after the last measurement; each lease is so much longer.
+    """
 
     kind: str
     pid: int
     uid: int
+    review_s: float = 0.0
+
+
+class Consulted(Frozen, frozen=True, tag="consulted"):
+    """Actor reports one exchange with a model, for the record; nothing answers it.
+
+    `system` is a digest of the instructions, `prompt` what the model was told of the case, `exchange` what
+    was said after that, alternating model and answer; foreign text in them is marked and without control
+    characters, secrets are starred out. `outcome` says what came of it in a few words.
+    """
+
+    case: str
+    model: str
+    system: str
+    prompt: str
+    exchange: tuple[str, ...]
+    outcome: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0  # in the currency of the configured prices
+    seconds: float = 0.0
+    calls: int = 1
+
+
+class Option(Frozen, frozen=True):
+    """A knob that a model may propose a value for: what it holds now and what is allowed."""
+
+    knob: Knob
+    value: Value
+    allowed: Allowed
+
+
+class Outlook(Frozen, frozen=True, tag="outlook"):
+    """Daemon asks an actor that speculates, too: is there a change worth trying? Self-contained."""
+
+    id: str
+    host: dict[str, str]
+    signature: dict[str, float]
+    metrics: dict[str, tuple[float, ...]]  # recent values, oldest first
+    options: tuple[Option, ...]
+    expect: tuple[Expect, ...]  # by one of these a change would be judged
+    past: tuple[Past, ...] = ()
+
+
+class Suggestion(Frozen, frozen=True, tag="suggestion"):
+    """Actor's answer to an Outlook: one change, judged by `metric`; or none (no writes), with the reason."""
+
+    outlook: str
+    writes: Writes
+    metric: str
+    reason: str
+    confidence: float = 0.5
 
 
 class Measurement(Frozen, frozen=True, tag="measurement"):
@@ -461,7 +569,7 @@ class Cancel(Frozen, frozen=True, tag="cancel"):
     reason: str
 
 
-FromActor = Hello | Measure | Probe | Verdict
+FromActor = Hello | Measure | Probe | Consulted | Verdict
 ToActor = Case | Measurement | ProbeAnswer | Cancel
 
 
@@ -541,6 +649,7 @@ RECORD_KINDS = {
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
+    "consulted": "the Consulted as a mapping: a model was asked",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

@@ -327,7 +327,7 @@ def plan(case: Case, rng: Random) -> Bench | str:
     few = stats.fewest_pairs(case.alpha)
     if case.max_pairs < few:
         return f"max_pairs {case.max_pairs}: alpha {case.alpha:g} takes at least {few} pairs"
-    room = case.lease_s * LEASE_SHARE
+    room = (case.lease_s - case.review_s) * LEASE_SHARE
     shortest = min(case.dwell_s, max((knob.dwell_s for knob in case.knobs), default=case.dwell_s))
     fitting = room / (2 * GOOD_PAIRS) - case.settle_s - TURN_S
     bench = Bench(case, rng, min(case.dwell_s, max(shortest, fitting)), room)

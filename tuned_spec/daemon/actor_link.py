@@ -16,10 +16,11 @@ import msgspec
 from tuned_spec.actor.channel import encode, from_actor
 from tuned_spec.daemon.child import Child
 from tuned_spec.errors import ProtocolError
-from tuned_spec.model import Hello, Measure, Probe, ToActor, Verdict
+from tuned_spec.model import Consulted, Hello, Measure, Probe, ToActor, Verdict
 
 READ_AT_ONCE = 64 * 1024  # bytes read a wake-up, so that a flood cannot hold the loop
 MESSAGES_A_SECOND = 200  # a trial needs about three
+LONGEST_REVIEW_S = 600.0  # what an actor may ask for beside the measurements
 UNSENT_LIMIT = 4 * 1024 * 1024  # an actor that reads nothing is as good as dead
 PROGRAM = (sys.executable, "-m", "tuned_spec.actor")
 
@@ -35,6 +36,7 @@ class ActorLink(Child):
         super().__init__(command + (() if seed is None else ("--seed", str(seed))), socket.SOCK_STREAM)
         self.kind = "trial"
         self.ready = False
+        self.review_s = 0.0
         self.heard = 0.0  # when it last said something sensible
         self._unsent = bytearray()
         self._decoder = from_actor()
@@ -73,7 +75,7 @@ class ActorLink(Child):
             return f"its socket failed: {error.strerror}"
         return ""
 
-    def receive(self, t: float) -> tuple[list[Hello | Measure | Probe | Verdict], str]:
+    def receive(self, t: float) -> tuple[list[Hello | Measure | Probe | Consulted | Verdict], str]:
         """What it said, and why it must be given up (or "")."""
         if self.sock is None:
             return [], ""
@@ -107,7 +109,8 @@ class ActorLink(Child):
             return f"it said it is process {hello.pid}"
         if os.geteuid() == 0 and _uid_of(hello.pid) == 0:
             return "it kept root's privileges"
-        self.kind, self.ready = hello.kind, True
+        self.kind, self.ready = _printable(hello.kind, 60), True
+        self.review_s = min(max(hello.review_s, 0.0), LONGEST_REVIEW_S)
         return ""
 
 

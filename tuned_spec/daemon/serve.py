@@ -401,7 +401,7 @@ class Daemon:
                 trouble = trouble or self.actor.accept(message)
                 if not trouble:
                     what = f"{message.kind} actor started, process {message.pid}, uid {message.uid}"
-                    self.dispatch(ActorChanged(clock(), True, what))
+                    self.dispatch(ActorChanged(clock(), True, what, self.actor.review_s))
             elif self.actor.ready:
                 self.dispatch(ActorSaid(clock(), message))
             else:

@@ -6,6 +6,7 @@ Owns their shapes only. Each event carries its time `t` (seconds of CLOCK_BOOTTI
 from __future__ import annotations
 
 from tuned_spec.model import (
+    Consulted,
     ForeignWrite,
     Frozen,
     Measure,
@@ -87,13 +88,14 @@ class ForeignFound(Frozen, frozen=True):
 
 class ActorSaid(Frozen, frozen=True):
     t: float
-    message: Measure | Probe | Verdict
+    message: Measure | Probe | Consulted | Verdict
 
 
 class ActorChanged(Frozen, frozen=True):
     t: float
     alive: bool
     what: str
+    review_s: float = 0.0
 
 
 class JournalChanged(Frozen, frozen=True):

@@ -35,6 +35,7 @@ from tuned_spec.model import (
     Arm,
     Cancel,
     Case,
+    Consulted,
     Effect,
     Measure,
     Mode,
@@ -51,6 +52,7 @@ from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
 FOLD_S = 60.0  # stray verdicts are written down once in this time
+CONSULTED_A_TRIAL = 8  # exchanges with a model that are kept
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
 
 replace = msgspec.structs.replace
@@ -70,7 +72,7 @@ class Trials(Measuring):
             arm=Arm.B,
             before=before,
             after=guess.writes,
-            deadline=self.t + guess.lease_s,
+            deadline=self.t + guess.lease_s + self.state.review_s,
             signature=self.state.learned.watched.usual,
         )
         facts = {
@@ -123,6 +125,7 @@ class Trials(Measuring):
             max_pairs=setup.policy.max_pairs,
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
+            review_s=self.state.review_s,
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
@@ -247,17 +250,25 @@ class Trials(Measuring):
 
     # ---------------------------------------------------------------------------- the actor
 
-    def actor_said(self, message: Measure | Probe | Verdict) -> None:
+    def actor_said(self, message: Measure | Probe | Consulted | Verdict) -> None:
         trial = self.state.trials.get(message.case)
         match message:
             case Measure():
                 self.measure(trial, message)
             case Probe():
                 self.do(Ask(message))
+            case Consulted():
+                self.consulted(trial, message)
             case Verdict():
                 self.verdict(trial, message)
             case _:
                 assert_never(message)
+
+    def consulted(self, trial: Trial | None, said: Consulted) -> None:
+        """On record, if it is about what is open: nobody fills the history with more."""
+        if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
+            self.put(replace(trial, consulted=trial.consulted + 1))
+            self.note("consulted", trial, **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -288,7 +299,7 @@ class Trials(Measuring):
                 assert_never(verdict.kind)
 
     def actor_changed(self, event: ActorChanged) -> None:
-        self.state = replace(self.state, actor_alive=event.alive)
+        self.state = replace(self.state, actor_alive=event.alive, review_s=event.review_s)
         self.note("actor", what=event.what)
         for trial in tuple(self.state.trials.values()):
             if trial.phase not in (Phase.JUDGING, Phase.SWITCHING):

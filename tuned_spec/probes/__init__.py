@@ -1,0 +1,1 @@
+"""Read-only questions about this host that an actor may ask by name (`names`); nothing here writes."""
