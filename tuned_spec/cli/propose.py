@@ -128,7 +128,7 @@ def writes(changes: Sequence[str], host: Host, root: Path) -> tuple[Write, ...]:
         if not equals or not text.strip():
             raise UsageError(f"{change[:80]!a}: write KNOB=VALUE, like vm.swappiness=10")
         name, bracket, field = target.partition("[")
-        knob = _knob(name, host)
+        knob = one_knob(name, host)
         index = _field(knob, field, change) if bracket else None
         try:
             action = grammar.action(knob, index, f"set {' '.join(text.split())}", facts)
@@ -141,7 +141,8 @@ def writes(changes: Sequence[str], host: Host, root: Path) -> tuple[Write, ...]:
     return tuple(Write(name, value) for name, value in found.items())
 
 
-def _knob(name: str, host: Host) -> Knob:
+def one_knob(name: str, host: Host) -> Knob:
+    """The one knob of that name, which is no way out of where knobs are. UsageError: there is none."""
     knob = host.knob(name)
     if knob.per and not knob.instance:
         hint = f"write {knob.id}@NAME; `tuned-spec knobs {knob.id}` lists those that are here"
