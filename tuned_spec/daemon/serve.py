@@ -500,10 +500,8 @@ class Daemon:
         found = "propose: the offer is missing" if offer is None else plain(offer)
         if isinstance(found, str):
             return {"ok": False, "error": found}
-        if refusal := unsensed(found, self.policy.metrics, absent(self.options.root, metrics_of(found))):
-            self.answered = Answer(found.source, refusal=refusal)
-        else:
-            self.dispatch(Offered(clock(), found))
+        missing = absent(self.options.root, metrics_of(found))
+        self.dispatch(Offered(clock(), found, unsensed(found, self.policy.metrics, missing)))
         self.mind_senses()
         return self.word()
 

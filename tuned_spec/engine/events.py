@@ -128,10 +128,14 @@ class Planned(Frozen, frozen=True):
 
 
 class Offered(Frozen, frozen=True):
-    """Somebody who is not the policy proposes a change. Answered by Answer."""
+    """Somebody who is not the policy proposes a change. Answered by Answer.
+
+    `refusal`: why it cannot be judged, as far as the daemon knows: the engine knows no host's metrics.
+    """
 
     t: float
     offer: Offer
+    refusal: Refusal | None = None
 
 
 class Withdrawn(Frozen, frozen=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from tuned_spec import envelope, windows
-from tuned_spec.engine.events import Answer, Looked, RevertAll, Withdrawn
+from tuned_spec.engine.events import Answer, Looked, Offered, RevertAll, Withdrawn
 from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Trial, situation
 from tuned_spec.model import Action, Offer, Op, Proposal, Refusal, Rule, Writes
@@ -25,14 +25,15 @@ replace = msgspec.structs.replace
 
 
 class Outside(Guessing):
-    def offered(self, offer: Offer) -> None:
-        rule = as_rule(offer)
+    def offered(self, event: Offered) -> None:
+        offer, rule = event.offer, as_rule(event.offer)
         if refusal := self.hear(offer):
             self.turn_down(rule, refusal)
             return
         self.state = replace(self.state, offered=(*self.state.offered, (self.t, offer.source)))
         resting = replace(rule, id=change_of(rule.id, offer.writes, offer.expect.metric))
-        if refusal := self.unclear(offer) or self.gate(resting) or self.unheard(offer):
+        refusal = self.unclear(offer) or self.gate(resting) or event.refusal or self.unheard(offer)
+        if refusal:
             self.turn_down(rule, refusal)
             return
         self.state = replace(self.state, offers={**self.state.offers, rule.id: offer})

@@ -16,7 +16,7 @@ from tuned_spec.engine.guessing import ROOM, reader
 from tuned_spec.engine.outside import Outside
 from tuned_spec.engine.state import State, situation
 from tuned_spec.errors import KnobError
-from tuned_spec.model import Condition, Expect, Frozen, Mode, Proposal, Refusal, Rule, Write, Writes
+from tuned_spec.model import Condition, Expect, Frozen, Mode, Refusal, Rule, Write, Writes
 from tuned_spec.speculate import climb as search
 from tuned_spec.speculate import rules as speculator
 from tuned_spec.speculate import selection
@@ -109,11 +109,8 @@ def _step(rule: Rule, look: Looked, inert: str, state: State, t: float) -> Step:
     if look.refusal is not None:
         refusal = refusal or look.refusal
     elif climb is None:
-        found = _judged(rule, look, state, t)
-        if isinstance(found, Proposal):
-            step = replace(step, writes=found.writes)
-        else:
-            refusal = refusal or found
+        writes, judged = _judged(rule, look, state, t)
+        step, refusal = replace(step, writes=writes), refusal or judged
     else:
         try:
             step = replace(step, writes=search.begin(climb, look.live, t, seed=0).values)
@@ -128,13 +125,13 @@ def _step(rule: Rule, look: Looked, inert: str, state: State, t: float) -> Step:
     return step
 
 
-def _judged(rule: Rule, look: Looked, state: State, t: float) -> Proposal | Refusal:
+def _judged(rule: Rule, look: Looked, state: State, t: float) -> tuple[Writes, Refusal | None]:
     setup, live = state.setup, look.live
     originals = {**live, **{k: v for k, v in state.originals.items() if k in live}}
     guess = speculator.propose(rule, setup.catalogue, setup.limits, reader(live), reader(originals), {})
     if isinstance(guess, Refusal):
-        return guess
-    return envelope.judge(guess, live, originals, situation(state, t)) or guess
+        return (), guess
+    return guess.writes, envelope.judge(guess, live, originals, situation(state, t))
 
 
 def _waits(rule: Rule, state: State) -> str:

@@ -69,7 +69,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case Planned():
             turn.planned(event)
         case Offered():
-            turn.offered(event.offer)
+            turn.offered(event)
         case Withdrawn():
             turn.withdrawn(event)
         case Stop():
