@@ -13,7 +13,7 @@ import msgspec
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.cli.control import REFUSED, Refused, silence
-from tuned_spec.cli.history import verdict
+from tuned_spec.cli.history import outcomes, verdict
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.facts import host_facts
 from tuned_spec.knobs.instances import misnamed
@@ -35,8 +35,8 @@ GONE = ("reverted", "failed")
 SAID = {
     "confirmed": "kept",
     "overwritten": "kept, with the actor's value",
-    "reverted": "not kept: everything is as it was",
-    "failed": "the kernel refused: everything is as it was",
+    "reverted": "not kept",
+    "failed": "the kernel refused",
     "over": "not kept",
     "would": "nothing was done: the daemon observes",
 }
@@ -111,8 +111,9 @@ def _tell(said: str, trial: str, offer: Offer, reply: Mapping[str, object], obse
 def told(outcome: Outcome) -> str:
     """The end of a trial in words, with the figures."""
     words = f"{outcome.trial}: {SAID.get(outcome.outcome, outcome.outcome)}"
-    if outcome.why:
-        words += f" ({outcome.why})"
+    words += f" ({outcome.why})" if outcome.why else ""
+    back = next((outcomes(e.data) for e in reversed(outcome.entries) if e.kind == "reverted"), "")
+    words += f": {back}" if back else ""
     return words + (f"; verdict: {verdict(outcome.verdict)}" if outcome.verdict else "")
 
 
