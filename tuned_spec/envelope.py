@@ -259,7 +259,8 @@ def gate(
             return Refusal("metric_busy", first, f"{metric}: {CODES['metric_busy']}")
     rest = now.memory.rests.get(rule)
     if rest and now.t < rest.until:
-        return Refusal("resting", first, f"{CODES['resting']} (wrong {rest.times} times in a row)")
+        wrong = "once" if rest.times == 1 else f"{rest.times} times in a row"
+        return Refusal("resting", first, f"{CODES['resting']} (wrong {wrong})")
     for name in knobs:
         last = now.memory.last.get(name)
         wait = max(cooldown_s, limit_of(now.limits, name).cooldown_s)
