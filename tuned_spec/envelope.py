@@ -61,6 +61,10 @@ CODES = {
     "no_change": "the knob already has this value, or as near to it as is allowed",
     "no_room": "a field of the knob that the rule leaves alone is outside what is allowed",
     "not_a_choice": "the value is none of the knob's words here",
+    "flood": "more proposals a minute than are heard from one who is not the policy",
+    "silent": "nobody reports the metric by which the change would be judged",
+    "no_metric": "the metric by which the change would be judged cannot be sensed here",
+    "not_yours": "no change of this name was proposed by this source and is still there",
     "unreadable": "the knob's value cannot be read or has another shape than the catalogue says",
 }
 

@@ -310,6 +310,20 @@ class Policy(Frozen, frozen=True):
 # ------------------------------------------------------------------------ guesses, trials
 
 
+class Offer(Frozen, frozen=True):
+    """A change proposed from outside the policy: by a person, by another agent, by a model.
+
+    `source` is one word for who proposes it; `reason` is theirs, too: foreign text.
+    """
+
+    source: str
+    writes: Writes
+    expect: Expect
+    reason: str
+    guard: tuple[Guard, ...] = ()
+    confidence: float = 0.5
+
+
 class Proposal(Frozen, frozen=True):
     """A guess, before the envelope has seen it. Pure data: what to write, why, how to judge it."""
 

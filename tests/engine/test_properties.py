@@ -16,14 +16,18 @@ from tuned_spec.model import (
     Arm,
     Cancel,
     Case,
+    Expect,
     Measure,
     Measurement,
     Mode,
+    Offer,
     Probe,
+    Refusal,
     Rule,
     Value,
     Verdict,
     VerdictKind,
+    Way,
     Write,
 )
 from tuned_spec.speculate.signature import NEEDS
@@ -94,6 +98,32 @@ class Loop(RuleBasedStateMachine):
     def planned(self, rules: set[Rule]) -> None:
         """What the rules are of goes and comes back."""
         self.world.feed(ev.Planned(self.world.t, tuple(one for one in RULES if one in rules)))
+
+    @rule(
+        writes=st.lists(st.builds(Write, KNOBS, VALUES), max_size=2),
+        source=st.sampled_from(["agent", "model"]),
+        metric=METRICS,
+        sensed=st.booleans(),
+    )
+    def outside(self, writes: list[Write], source: str, metric: str, sensed: bool) -> None:
+        """Whoever proposes whatever is answered once: with a trial, or with a refusal and its words."""
+        before = len(self.world.answers)
+        offer = Offer(source, tuple(writes), Expect(metric, Way.DOWN), "an idea")
+        refusal = None if sensed else Refusal("no_metric", "", "a test")
+        self.world.feed(ev.Offered(self.world.t, offer, refusal))
+        (said,) = self.world.answers[before:]
+        assert bool(said.trial) != bool(said.refusal and said.refusal.what)
+
+    @rule(data=st.data(), source=st.sampled_from(["agent", "model"]))
+    def withdraw(self, data: st.DataObject, source: str) -> None:
+        """Only what it proposed itself."""
+        state = self.world.state
+        ids = {*state.trials, *(held.trial for held in state.held.values()), "nonsense"}
+        trial = data.draw(st.sampled_from(sorted(ids)))
+        mine = {t.id for t in state.trials.values() if t.proposal.rule == f"outside.{source}"}
+        mine |= {held.trial for held in state.held.values() if held.rule == f"outside.{source}"}
+        self.world.feed(ev.Withdrawn(self.world.t, source, trial))
+        assert (self.world.answers[-1].refusal is None) == (trial in mine)
 
     @rule()
     def probe(self) -> None:
@@ -198,7 +228,7 @@ class Loop(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_an_answer_that_came(self) -> None:
-        assert not self.world.state.looking
+        assert not self.world.state.looking and not self.world.state.offers
 
     @invariant()
     def a_search_has_something_to_wait_for(self) -> None:

@@ -34,7 +34,18 @@ POLICY_HELP = "a shipped policy's name, or a file; may be given several times (d
 
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
 MODULES = {"pause": "control", "resume": "control"}
-LOOKING = ("status", "why", "history", "restore", "pause", "resume", "knobs")  # at what a daemon did
+LOOKING = (
+    "status",
+    "why",
+    "history",
+    "restore",
+    "pause",
+    "resume",
+    "knobs",
+    "propose",
+    "plan",
+    "mcp",
+)  # at what a daemon did
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -74,6 +85,44 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
         [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
+    ),
+    "propose": (
+        "put a change of your own on trial, like a rule's guess: measured, and kept only if it helps",
+        [
+            arg("changes", nargs="+", metavar="KNOB=VALUE", help="as a policy sets it: 64KiB, 25%% of ram"),
+            arg("--expect", required=True, metavar="METRIC", help="what must move for it to be kept"),
+            arg("--way", required=True, choices=("up", "down"), help="which way"),
+            arg("--min-effect", default="5%", metavar="SHARE", help="by how much at least (default 5%%)"),
+            arg(
+                "--guard",
+                action="append",
+                default=[],
+                metavar="TEXT",
+                help="what must not get worse: 'tcp.retrans_share may rise 10%%'",
+            ),
+            arg("--reason", required=True, metavar="TEXT", help="why it should help"),
+            arg("--confidence", default="50%", metavar="SHARE", help="how sure you are (default 50%%)"),
+            arg("--source", default="cli", metavar="NAME", help="who proposes it, one word (default cli)"),
+            arg("--wait", action="store_true", help="until it is judged; prints the verdict"),
+        ],
+    ),
+    "plan": (
+        "what would be done now and why not, of every rule and search, without doing anything",
+        [
+            arg(
+                "policies",
+                nargs="*",
+                metavar="POLICY",
+                help="of these instead of the running daemon's: looks at the host for a second",
+            )
+        ],
+    ),
+    "mcp": (
+        "serve the Model Context Protocol on stdin and stdout: let an agent look, or propose",
+        [
+            arg("--allow-propose", action="store_true", help="it may propose changes, and withdraw its own"),
+            arg("--source", default="mcp", metavar="NAME", help="who proposes then, one word (default mcp)"),
+        ],
     ),
     "check": (
         "check policy files; show the merged result and where each value came from",

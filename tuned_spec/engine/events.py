@@ -10,6 +10,7 @@ from tuned_spec.model import (
     ForeignWrite,
     Frozen,
     Measure,
+    Offer,
     Outcome,
     Probe,
     Record,
@@ -126,6 +127,25 @@ class Planned(Frozen, frozen=True):
     rules: tuple[Rule, ...]
 
 
+class Offered(Frozen, frozen=True):
+    """Somebody who is not the policy proposes a change. Answered by Answer.
+
+    `refusal`: why it cannot be judged, as far as the daemon knows: the engine knows no host's metrics.
+    """
+
+    t: float
+    offer: Offer
+    refusal: Refusal | None = None
+
+
+class Withdrawn(Frozen, frozen=True):
+    """Whoever proposed a trial wants it undone, confirmed or not. Answered by Answer."""
+
+    t: float
+    source: str
+    trial: str
+
+
 class Stop(Frozen, frozen=True):
     t: float
     why: str
@@ -145,6 +165,8 @@ Event = (
     | Pause
     | Resume
     | Planned
+    | Offered
+    | Withdrawn
     | Stop
 )
 
@@ -223,8 +245,16 @@ class Tell(Frozen, frozen=True):
     message: ToActor
 
 
+class Answer(Frozen, frozen=True):
+    """To whoever offered a change or withdrew it: the trial it is, or why not."""
+
+    source: str
+    trial: str = ""
+    refusal: Refusal | None = None
+
+
 class Note(Frozen, frozen=True):
     record: Record
 
 
-Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Note
+Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Answer | Note

@@ -11,7 +11,20 @@ from enum import StrEnum
 import msgspec
 
 from tuned_spec.envelope import Envelope, OpenTrial, Situation, limit_of
-from tuned_spec.model import Arm, Climb, Knob, Limit, Measure, Mode, Policy, Proposal, Rule, Value, Writes
+from tuned_spec.model import (
+    Arm,
+    Climb,
+    Knob,
+    Limit,
+    Measure,
+    Mode,
+    Offer,
+    Policy,
+    Proposal,
+    Rule,
+    Value,
+    Writes,
+)
 from tuned_spec.speculate.climb import ClimbMemory
 from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
@@ -167,6 +180,8 @@ class State(msgspec.Struct, frozen=True):
     climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
     prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
+    offers: dict[str, Offer] = {}  # from outside, by rule id: their knobs are being read
+    offered: tuple[tuple[float, str], ...] = ()  # when and by whom, within the last minute
     refusals: dict[str, int] = {}  # code -> how often
     last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
     paused: bool = False
