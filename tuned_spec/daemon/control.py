@@ -24,11 +24,13 @@ SILENCE_S = 5.0
 
 
 class Request(Frozen, frozen=True):
-    """`do` is one of status, restore, pause, resume."""
+    """`do` is one of status, restore, pause, resume, approve, reject; the last two name a `trial`."""
 
     v: int
     do: str
     knobs: tuple[str, ...] = ()
+    trial: str = ""
+    remark: str = ""
 
 
 class Client:

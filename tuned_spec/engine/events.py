@@ -126,6 +126,17 @@ class Planned(Frozen, frozen=True):
     rules: tuple[Rule, ...]
 
 
+class Decided(Frozen, frozen=True):
+    """A person's answer to a pending question. `who` is the login name of `uid`, by the kernel's word."""
+
+    t: float
+    trial: str
+    approve: bool
+    uid: int
+    who: str
+    remark: str = ""
+
+
 class Stop(Frozen, frozen=True):
     t: float
     why: str
@@ -145,6 +156,7 @@ Event = (
     | Pause
     | Resume
     | Planned
+    | Decided
     | Stop
 )
 

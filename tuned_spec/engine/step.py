@@ -19,6 +19,7 @@ from tuned_spec.engine.events import (
     Applied,
     ApplyFailed,
     Command,
+    Decided,
     Event,
     ForeignFound,
     JournalChanged,
@@ -31,14 +32,14 @@ from tuned_spec.engine.events import (
     Stop,
     Ticked,
 )
-from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Phase, State
+from tuned_spec.engine.waiting import Waiting
 from tuned_spec.speculate import rules as speculator
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Guessing(state, event.t)
+    turn = Waiting(state, event.t)
     match event:
         case Observed():
             turn.observed(event)
@@ -66,6 +67,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.resume(event)
         case Planned():
             turn.planned(event)
+        case Decided():
+            turn.decided(event)
         case Stop():
             turn.stop(event)
         case _:
