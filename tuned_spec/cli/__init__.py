@@ -29,6 +29,7 @@ def arg(*flags: str, **options: Any) -> Argument:
     return flags, options
 
 
+ACTOR_HELP = f"who judges, and how (default: {paths.ACTOR} if it is there; without, trials alone do)"
 POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
 
 ANSWER = [
@@ -47,6 +48,14 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--policy", action="append", metavar="P", help=POLICY_HELP),
             arg("--mode", choices=("observe", "lossless", "lossy"), help="override the policy's mode"),
             arg("--for", dest="for_s", metavar="TIME", help="stop after this long (60s, 5min)"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
+        ],
+    ),
+    "actor": (
+        "the model that judges: `check` tries its endpoint for real and says what is wrong",
+        [
+            arg("verb", choices=("check",), metavar="check", help="one tiny question, as a review asks it"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
         ],
     ),
     "status": ("what is running, changed, refused and on trial", []),
