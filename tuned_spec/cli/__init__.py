@@ -32,20 +32,17 @@ def arg(*flags: str, **options: Any) -> Argument:
 ACTOR_HELP = f"who judges, and how (default: {paths.ACTOR} if it is there; without, trials alone do)"
 POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
 
+ANSWER = [
+    arg("trial", metavar="ID", help="of the question, as `status` shows it; its beginning or number will do"),
+    arg("--remark", default="", metavar="TEXT", help="kept with the answer"),
+]
+
+MODULES = {"pause": "control", "resume": "control", "reject": "approve"}
+# commands about what a daemon did, wherever it was started
+LOOKING = {"status", "why", "history", "knobs", "plan", "mcp"} | {
+    *("restore", "pause", "resume", "approve", "reject", "propose"),
+}
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
-MODULES = {"pause": "control", "resume": "control"}
-LOOKING = (
-    "status",
-    "why",
-    "history",
-    "restore",
-    "pause",
-    "resume",
-    "knobs",
-    "propose",
-    "plan",
-    "mcp",
-)  # at what a daemon did
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -124,6 +121,8 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--source", default="mcp", metavar="NAME", help="who proposes then, one word (default mcp)"),
         ],
     ),
+    "approve": ("say yes to a change that waits for a person: see `status`", ANSWER),
+    "reject": ("say no to it: what was tried goes back", ANSWER),
     "check": (
         "check policy files; show the merged result and where each value came from",
         [

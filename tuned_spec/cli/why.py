@@ -9,7 +9,7 @@ from typing import Any
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import SENTENCES, kind, outcomes, planned, verdict
+from tuned_spec.cli.history import SENTENCES, decided, kind, outcomes, pending, planned, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -282,6 +282,18 @@ def _trial(chain: Chain, now: float) -> str:
     return words
 
 
+def _approval(chain: Chain, now: float) -> str:
+    asked, answer = chain.last("pending"), chain.last("decided")
+    if not asked:
+        return ""
+    words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
+    if answer and answer.id > asked.id:
+        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+    elif chain.open:
+        words.append("no answer yet")
+    return "; ".join(words)
+
+
 def _verdict(chain: Chain, now: float) -> str:
     words = []
     found, end = chain.last("verdict"), chain.last("confirmed", "overwritten", "reverted")
@@ -326,6 +338,7 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "searched": _searched,
     "trial": _trial,
     "verdict": _verdict,
+    "approval": _approval,
     "live now": _live,
     "range": _range,
 }

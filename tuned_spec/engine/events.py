@@ -146,6 +146,17 @@ class Withdrawn(Frozen, frozen=True):
     trial: str
 
 
+class Decided(Frozen, frozen=True):
+    """A person's answer to a pending question. `who` is the login name of `uid`, by the kernel's word."""
+
+    t: float
+    trial: str
+    approve: bool
+    uid: int
+    who: str
+    remark: str = ""
+
+
 class Stop(Frozen, frozen=True):
     t: float
     why: str
@@ -167,6 +178,7 @@ Event = (
     | Planned
     | Offered
     | Withdrawn
+    | Decided
     | Stop
 )
 

@@ -69,7 +69,8 @@ class Guessing(Climbing):
             if refusal := self.gate(rule):
                 self.refuse(rule, refusal)
             else:
-                asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
+                # High risk gets through the gate only if a person is asked first.
+                asking[rule.id] = rule, replace(selection.candidate(rule, setup.catalogue), asked=True)
         if not asking:
             return
         candidates = [candidate for _, candidate in asking.values()]
