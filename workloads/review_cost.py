@@ -40,9 +40,9 @@ from tuned_spec.actor.weigh import Keep
 from tuned_spec.cli.catalogue import Host
 from tuned_spec.cli.policy import facts_of
 from tuned_spec.cli.record import knobs_now
+from tuned_spec.engine.state import Learned
 from tuned_spec.knobs import catalogue
 from tuned_spec.knobs.facts import host_facts
-from tuned_spec.engine.state import Learned
 from tuned_spec.model import Observation, Policy, Rule, Value
 from tuned_spec.policy.load import load
 from tuned_spec.policy.replay import Paper
@@ -163,7 +163,7 @@ def case_of(
 ) -> Judged | str:
     """The rule's own case, from the engine, with a trial that shows the gain; or why there is none."""
     alone = msgspec.structs.replace(policy, rules=(rule,), climbs=())
-    # `model`: it is asked about a change whose arms cannot be alternated, too. `often`: memory answers nothing.
+    # It is asked about a change whose arms cannot be alternated, too, and memory answers nothing.
     day = Day(
         alone,
         (rule,),
