@@ -35,6 +35,7 @@ class Setup(msgspec.Struct, frozen=True):
     climbs: tuple[Climb, ...]
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
+    host: dict[str, str] = {}  # facts in words, for an actor
 
     @classmethod
     def of(
@@ -44,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True):
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
         tried_only: bool = False,
+        host: dict[str, str] | None = None,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -54,6 +56,7 @@ class Setup(msgspec.Struct, frozen=True):
             climbs=policy.climbs,
             cpus=cpus,
             tried_only=tried_only,
+            host=host or {},
         )
 
     def limit(self, knob: str, rule: str) -> Limit:

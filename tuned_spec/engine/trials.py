@@ -48,6 +48,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate import prior
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -126,6 +127,9 @@ class Trials(Measuring):
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
             review_s=self.state.review_s,
+            host=setup.host,
+            signature=trial.signature.features if trial.signature else {},
+            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
@@ -288,11 +292,11 @@ class Trials(Measuring):
         match verdict.kind:
             case VerdictKind.REJECT:
                 self.rest(trial)
-                self.learn(trial, Fate.REJECTED, trial.after, verdict.effect)
+                self.learn(trial, Fate.REJECTED, trial.after, verdict.effect, verdict.by)
                 self.revert(trial, f"rejected: {verdict.reason}", tell=False)
             case VerdictKind.CONFIRM | VerdictKind.OVERWRITE:
                 kept = "confirmed" if verdict.kind is VerdictKind.CONFIRM else "overwritten"
-                self.learn(trial, Fate.CONFIRMED, writes, verdict.effect)
+                self.learn(trial, Fate.CONFIRMED, writes, verdict.effect, verdict.by)
                 self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
                 self.do(Apply(trial.id, trial.proposal.rule, writes))
             case _:
