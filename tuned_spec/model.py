@@ -475,7 +475,6 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
-    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
     by: str = "trial"  # whose word it is: "trial", "model", "trial and model"
     opinions: dict[str, str] = {}  # who -> what they said, where several were heard
@@ -650,6 +649,7 @@ RECORD_KINDS = {
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "consulted": "the Consulted as a mapping: a model was asked",
+    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

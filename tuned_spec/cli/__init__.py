@@ -64,7 +64,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "pause": ("make no new changes until resumed; open trials run to their end", []),
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
-        [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
+        [
+            arg("knobs", nargs="*", metavar="KNOB", help="take these up again"),
+            arg("--advice", action="store_true", help="only drop what verdicts advised (see `status`)"),
+        ],
     ),
     "check": (
         "check policy files; show the merged result and where each value came from",

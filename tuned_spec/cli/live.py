@@ -66,7 +66,7 @@ def daemon(runtime_dir: Path) -> Daemon:
     return Daemon("stopped")
 
 
-def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, object] | None:
+def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = (), **more: object) -> dict[str, object] | None:
     """The daemon's answer to a request; None if it gave none within a second."""
     deadline = time.monotonic() + ANSWER_S
     answer = b""
@@ -74,7 +74,7 @@ def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, obje
         with socket.socket(socket.AF_UNIX) as door:
             door.settimeout(ANSWER_S)
             door.connect(str(runtime_dir / paths.CONTROL))
-            door.sendall(json.dumps({"v": 1, "do": do, "knobs": list(knobs)}).encode() + b"\n")
+            door.sendall(json.dumps({"v": 1, "do": do, "knobs": list(knobs), **more}).encode() + b"\n")
             while not answer.endswith(b"\n"):
                 door.settimeout(max(0.01, deadline - time.monotonic()))
                 part = door.recv(65536)

@@ -29,6 +29,7 @@ class Request(Frozen, frozen=True):
     v: int
     do: str
     knobs: tuple[str, ...] = ()
+    advice: bool = False  # resume: drop what verdicts advised, and nothing else
 
 
 class Client:

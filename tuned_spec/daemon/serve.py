@@ -470,7 +470,7 @@ class Daemon:
             case "pause":
                 self.dispatch(Pause(clock()))
             case _:
-                self.dispatch(Resume(clock(), request.knobs))
+                self.dispatch(Resume(clock(), request.knobs, request.advice))
         return {"ok": True, "paused": self.state.paused}
 
     def status(self) -> dict[str, object]:

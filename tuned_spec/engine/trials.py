@@ -10,6 +10,7 @@ from typing import assert_never
 import msgspec
 
 from tuned_spec import envelope
+from tuned_spec.engine.advised import Advised
 from tuned_spec.engine.events import (
     ActorChanged,
     Applied,
@@ -29,7 +30,6 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
 )
-from tuned_spec.engine.measuring import Measuring
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
     Arm,
@@ -58,7 +58,7 @@ CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor s
 replace = msgspec.structs.replace
 
 
-class Trials(Measuring):
+class Trials(Advised):
     def open_trial(self, guess: Proposal, live: dict[str, Value], rule: Rule) -> None:
         number = self.state.started + 1
         last = {k: v for k, v in self.state.last_refusal.items() if k != guess.rule}
@@ -285,6 +285,7 @@ class Trials(Measuring):
                 self.note("ignored", trial, what=what)
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
+        self.advise(trial, verdict)
         match verdict.kind:
             case VerdictKind.REJECT:
                 self.rest(trial)
@@ -362,7 +363,10 @@ class Trials(Measuring):
 
     def resume(self, event: Resume) -> None:
         foreign = {k: v for k, v in self.state.foreign.items() if k not in event.knobs}
-        self.state = replace(self.state, paused=False if not event.knobs else self.state.paused)
+        if event.advice:
+            self.drop_advice()
+        else:
+            self.state = replace(self.state, paused=bool(event.knobs) and self.state.paused)
         if event.knobs:
             self.state = replace(self.state, foreign=foreign)
             self.do(TakeUp(event.knobs))
