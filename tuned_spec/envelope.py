@@ -257,7 +257,8 @@ def gate(
             return Refusal("metric_busy", first, f"{metric}: {CODES['metric_busy']}")
     rest = now.memory.rests.get(rule)
     if rest and now.t < rest.until:
-        return Refusal("resting", first, f"{CODES['resting']} (wrong {rest.times} times in a row)")
+        wrong = "once" if rest.times == 1 else f"{rest.times} times in a row"
+        return Refusal("resting", first, f"{CODES['resting']} (wrong {wrong})")
     if rule in now.advised:
         return Refusal("advised", first, f"{CODES['advised']}: {now.advised[rule]}")
     for name in knobs:

@@ -166,10 +166,11 @@ class Daemon:
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
-        for owner in policy.metrics:
-            if not _may_report(owner.uid, self.gauges.path):
-                what = f"groupadd --system {GROUP}; usermod -aG {GROUP} USER; start again"
-                self.log.say("its owner cannot write to the metric socket", metric=owner.name, do=what)
+        for uid in {owner.uid: None for owner in policy.metrics}:
+            if not _may_report(uid, self.gauges.path):
+                names = " ".join(owner.name for owner in policy.metrics if owner.uid == uid)
+                what = f"groupadd --system {GROUP}; usermod -aG {GROUP} {_user_of(uid)}; start again"
+                self.log.say("the owner cannot write to the metric socket", metrics=names, do=what)
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.lookout = LookoutLink(ears(policy, hands.catalogue))
@@ -613,6 +614,13 @@ def _may_report(uid: int, path: Path) -> bool:
     except KeyError:
         return False
     return status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def _user_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"(user {uid}, who has no name here)"
 
 
 def _uid_of(user: str) -> int:
