@@ -512,6 +512,7 @@ class Consulted(Frozen, frozen=True, tag="consulted"):
     cost: float = 0.0  # in the currency of the configured prices
     seconds: float = 0.0
     calls: int = 1
+    probes: int = 0  # that it asked for
 
 
 class Option(Frozen, frozen=True):
@@ -648,7 +649,7 @@ RECORD_KINDS = {
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
-    "consulted": "the Consulted as a mapping: a model was asked",
+    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
     "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",

@@ -156,6 +156,7 @@ def test_it_is_described_with_the_time_left_and_the_owner_drops_it() -> None:
     row = {
         "what": "let slow rest",
         "reason": "why not",
+        "rule": "slow",
         "knobs": ["t.slow"],
         "by": "model",
         "trial": "t1",

@@ -46,7 +46,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "status": ("what is running, changed, refused and on trial", []),
     "why": (
         "why a knob has its value: original, rule, evidence, verdict, live",
-        [arg("knob", metavar="KNOB", help="for example vm.swappiness")],
+        [
+            arg("knob", metavar="KNOB", help="for example vm.swappiness"),
+            arg("--full", action="store_true", help="and all that was said to and by a model about it"),
+        ],
     ),
     "history": (
         "what was decided and done, a line each",

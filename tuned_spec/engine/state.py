@@ -291,6 +291,7 @@ def describe(state: State, t: float) -> dict[str, object]:
             {
                 "what": advice.words(one.item),
                 "reason": one.item.reason,
+                "rule": one.item.rule if isinstance(one.item, RestRule) else "",
                 "knobs": list(concerned(state, one.item)),
                 "by": one.by,
                 "trial": one.trial,

@@ -32,6 +32,7 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
+    Allowed,
     Arm,
     Cancel,
     Case,
@@ -103,7 +104,6 @@ class Trials(Advised):
     def send_case(self, trial: Trial) -> None:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
-        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -115,7 +115,7 @@ class Trials(Advised):
             seen=guess.seen,
             expect=guess.expect,
             guard=guess.guard,
-            allowed=tuple(envelope.allowed(k, setup.limit(k.id, guess.rule), originals[k.id]) for k in knobs),
+            allowed=self.allowed(trial),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
@@ -129,6 +129,15 @@ class Trials(Advised):
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
+
+    def allowed(self, trial: Trial) -> tuple[Allowed, ...]:
+        """What the actor may choose for each of its knobs."""
+        setup = self.state.setup
+        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
+        return tuple(
+            envelope.allowed(setup.catalogue[k], setup.limit(k, trial.proposal.rule), originals[k])
+            for k in trial.knobs
+        )
 
     def applied(self, event: Applied) -> None:
         trial = self.state.trials.get(event.trial)
@@ -268,7 +277,8 @@ class Trials(Advised):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            self.note("consulted", trial, **msgspec.to_builtins(said))
+            # What the model might have chosen, by our own word: who replays it must know.
+            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
