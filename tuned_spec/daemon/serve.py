@@ -493,7 +493,7 @@ class Daemon:
             case "pause":
                 self.dispatch(Pause(clock()))
             case "resume":
-                self.dispatch(Resume(clock(), request.knobs))
+                self.dispatch(Resume(clock(), request.knobs, request.advice))
             case _:
                 return self.decide(request, client.uid)
         return {"ok": True, "paused": self.state.paused}
