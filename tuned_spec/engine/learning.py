@@ -61,6 +61,7 @@ class Learning(Turn):
                 expect=trial.proposal.expect,
                 guard=trial.proposal.guard,
                 gain=gain or 0.0,
+                by=by,
             )
             priors = prior.learn(priors, lesson, self.wall)
         # What was answered from memory is no judgement of its own: it must not keep itself alive.
