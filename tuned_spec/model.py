@@ -516,7 +516,6 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
-    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
     by: str = "trial"  # whose word it is: "trial", "model", "trial and model"
     opinions: dict[str, str] = {}  # who -> what they said, where several were heard
@@ -554,6 +553,7 @@ class Consulted(Frozen, frozen=True, tag="consulted"):
     cost: float = 0.0  # in the currency of the configured prices
     seconds: float = 0.0
     calls: int = 1
+    probes: int = 0  # that it asked for
 
 
 class Option(Frozen, frozen=True):
@@ -722,7 +722,8 @@ RECORD_KINDS = {
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "pending": "the Notice as a mapping: a person is asked",
     "decided": "approve, uid, name, remark: a person's answer",
-    "consulted": "the Consulted as a mapping: a model was asked",
+    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
+    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.engine.test_advised import ITEMS
 from tests.engine.test_learning import CPU, DISK
 from tests.engine.world import CATALOGUE, FOUND, POLICY, RULES, World
 from tuned_spec.approval import needed
@@ -31,12 +32,14 @@ from tuned_spec.model import (
     Risk,
     Rule,
     Side,
+    Strategy,
     Value,
     Verdict,
     VerdictKind,
     Way,
     Write,
 )
+from tuned_spec.speculate.advice import IN_FORCE, MOST_S
 from tuned_spec.speculate.signature import NEEDS
 
 KNOBS = st.sampled_from(sorted(FOUND))
@@ -100,10 +103,18 @@ class Loop(RuleBasedStateMachine):
         self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, Measure(case, 1, arm, settle, dwell, writes)))
 
-    @rule(data=st.data(), kind=st.sampled_from(list(VerdictKind)), value=VALUES, knob=KNOBS)
-    def verdict(self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str) -> None:
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(list(VerdictKind)),
+        value=VALUES,
+        knob=KNOBS,
+        strategy=st.lists(ITEMS, max_size=5),
+    )
+    def verdict(
+        self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str, strategy: list[Strategy]
+    ) -> None:
         case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
-        verdict = Verdict(case, kind, "because", (Write(knob, value),))
+        verdict = Verdict(case, kind, "because", (Write(knob, value),), strategy=tuple(strategy))
         self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, verdict))
 
@@ -301,6 +312,11 @@ class Loop(RuleBasedStateMachine):
             applied = [c for c in self.world.commands if isinstance(c, ev.Apply)]
             assert not applied or self.asked
             assert not [n for n in self.world.notes if n.kind == "climbed"]
+
+    @invariant()
+    def advice_is_little_and_ends(self) -> None:
+        advice = self.world.state.advice
+        assert len(advice) <= IN_FORCE and all(one.until <= self.world.t + MOST_S for one in advice)
 
     @invariant()
     def one_trial_a_knob(self) -> None:

@@ -63,7 +63,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "status": ("what is running, changed, refused and on trial", []),
     "why": (
         "why a knob has its value: original, rule, evidence, verdict, live",
-        [arg("knob", metavar="KNOB", help="for example vm.swappiness")],
+        [
+            arg("knob", metavar="KNOB", help="for example vm.swappiness"),
+            arg("--full", action="store_true", help="and all that was said to and by a model about it"),
+        ],
     ),
     "history": (
         "what was decided and done, a line each",
@@ -81,7 +84,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "pause": ("make no new changes until resumed; open trials run to their end", []),
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
-        [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
+        [
+            arg("knobs", nargs="*", metavar="KNOB", help="take these up again"),
+            arg("--advice", action="store_true", help="only drop what verdicts advised (see `status`)"),
+        ],
     ),
     "propose": (
         "put a change of your own on trial, like a rule's guess: measured, and kept only if it helps",

@@ -34,6 +34,7 @@ class Request(Frozen, frozen=True):
     source: str = ""
     trial: str = ""
     remark: str = ""
+    advice: bool = False  # resume: drop what verdicts advised, and nothing else
 
 
 class Client:

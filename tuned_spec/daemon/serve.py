@@ -65,7 +65,7 @@ from tuned_spec.engine.plan import asked, plan
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
-from tuned_spec.knobs.facts import host_facts
+from tuned_spec.knobs.facts import host_facts, host_words
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
@@ -195,7 +195,14 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
+            setup=engine.Setup.of(
+                policy,
+                hands.catalogue,
+                rules,
+                os.cpu_count() or 1,
+                tried_only=True,
+                host=host_words(options.root),
+            ),
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,
@@ -493,7 +500,7 @@ class Daemon:
             case "pause":
                 self.dispatch(Pause(clock()))
             case "resume":
-                self.dispatch(Resume(clock(), request.knobs))
+                self.dispatch(Resume(clock(), request.knobs, request.advice))
             case _:
                 return self.decide(request, client.uid)
         return {"ok": True, "paused": self.state.paused}

@@ -114,10 +114,13 @@ class Pause(Frozen, frozen=True):
 
 
 class Resume(Frozen, frozen=True):
-    """Changes may be made again; a knob named is taken up again after a foreign write."""
+    """Changes may be made again; a knob named is taken up again after a foreign write.
+
+    `advice`: neither; what verdicts advised is dropped."""
 
     t: float
     knobs: tuple[str, ...] = ()
+    advice: bool = False
 
 
 class Planned(Frozen, frozen=True):

@@ -74,7 +74,9 @@ class Guessing(Climbing):
         if not asking:
             return
         candidates = [candidate for _, candidate in asking.values()]
-        chosen = selection.choose(candidates, learned.record, learned.watched.usual, self.wall, ROOM)
+        chosen = selection.choose(
+            candidates, learned.record, learned.watched.usual, self.wall, ROOM, preferred=self.preferred()
+        )
         for id in chosen.launch:
             self.look(asking[id][0])
         for id, why in chosen.skip.items():

@@ -24,12 +24,16 @@ from tuned_spec.model import (
     Offer,
     Policy,
     Proposal,
+    RestRule,
     Rule,
     Side,
+    Strategy,
     Value,
     Verdict,
     Writes,
 )
+from tuned_spec.speculate import advice
+from tuned_spec.speculate.advice import Given
 from tuned_spec.speculate.climb import ClimbMemory
 from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
@@ -55,6 +59,7 @@ class Setup(msgspec.Struct, frozen=True):
     climbs: tuple[Climb, ...]
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
+    host: dict[str, str] = {}  # facts in words, for an actor
 
     @classmethod
     def of(
@@ -64,6 +69,7 @@ class Setup(msgspec.Struct, frozen=True):
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
         tried_only: bool = False,
+        host: dict[str, str] | None = None,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -74,6 +80,7 @@ class Setup(msgspec.Struct, frozen=True):
             climbs=policy.climbs,
             cpus=cpus,
             tried_only=tried_only,
+            host=host or {},
         )
 
     def limit(self, knob: str, rule: str) -> Limit:
@@ -196,7 +203,7 @@ class State(msgspec.Struct, frozen=True):
     originals: dict[str, Value] = {}  # of every knob that is not as we found it
     latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
     learned: Learned = Learned()
-    climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
+    advice: tuple[Given, ...] = ()  # what verdicts asked of the next guesses; it ends by itself
     prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
     offers: dict[str, Offer] = {}  # from outside, by rule id: their knobs are being read
@@ -214,6 +221,24 @@ class State(msgspec.Struct, frozen=True):
     prefix: str = "t"  # makes trial ids distinct over restarts
     where: str = ""  # what a command needs to find this daemon: " --runtime-dir D", if anything
     t: float = 0.0
+
+
+def in_force(state: State, t: float) -> tuple[Given, ...]:
+    """The advice that holds now, under the present workload."""
+    if not state.advice:
+        return ()
+    usual = state.learned.watched.usual
+    return tuple(one for one in state.advice if one.holds(usual, t))
+
+
+def concerned(state: State, item: Strategy) -> tuple[str, ...]:
+    """The knobs that an item of advice is about."""
+    if not isinstance(item, RestRule):
+        return (item.knob,)
+    climb, jump = state.setup.climb(item.rule), state.learned.known.get(item.rule)
+    rule = jump[0] if jump else state.setup.rule(item.rule)
+    found = [span.knob for span in climb.spans] if climb else [a.knob for a in rule.do] if rule else []
+    return tuple(dict.fromkeys(found))
 
 
 def situation(state: State, t: float) -> Situation:
@@ -238,6 +263,7 @@ def situation(state: State, t: float) -> Situation:
         foreign=frozenset(state.foreign),
         open_trials=trials,
         tried_only=state.setup.tried_only and state.mode is not Mode.OBSERVE,
+        advised=rests(state, t),
     )
 
 
@@ -314,9 +340,18 @@ def find_pending(state: State, word: str) -> Notice | str:
     return f"{word[:60]!a} is no question that waits for an answer"
 
 
+def rests(state: State, t: float) -> dict[str, str]:
+    """Rules that advice leaves to rest, and whose it is."""
+    return {
+        one.item.rule: f"{one.by} in {one.trial}, for {one.until - t:.0f} s more: {one.item.reason}"
+        for one in in_force(state, t)
+        if isinstance(one.item, RestRule)
+    }
+
+
 def describe(state: State, t: float) -> dict[str, object]:
     """The engine's part of `tuned-spec status`, as JSON types."""
-    hits = hit_rate(state.learned.record)
+    hits, usual = hit_rate(state.learned.record), state.learned.watched.usual
     since = state.learned.watched.since if state.learned.watched.recent else None
     return {
         "mode": state.mode.value,
@@ -354,6 +389,20 @@ def describe(state: State, t: float) -> dict[str, object]:
         "foreign": [
             {"knob": name, "ours": f.ours, "found": f.found, "writer": f.writer}
             for name, f in state.foreign.items()
+        ],
+        "advice": [
+            {
+                "what": advice.words(one.item),
+                "reason": one.item.reason,
+                "rule": one.item.rule if isinstance(one.item, RestRule) else "",
+                "knobs": list(concerned(state, one.item)),
+                "by": one.by,
+                "trial": one.trial,
+                "left_s": round(one.until - t, 1),
+                "holds": one.holds(usual, t),
+            }
+            for one in state.advice
+            if t < one.until
         ],
         "guesses": {"judged": hits.proposed, "confirmed": hits.confirmed},
         "workload": {"age_s": None if since is None else round(t - since, 1), "known": state.learned.tried},

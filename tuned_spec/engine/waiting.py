@@ -103,8 +103,6 @@ class Waiting(Guessing):
             self.go_on(self.put(replace(trial, question=replace(question, yes=True))))
             return
         effect = question.verdict.effect if question.verdict else None
-        if trial.proposal.rule in self.state.climbs:
-            self.reset_climb(trial, Verdict(trial.id, VerdictKind.REJECT, what))
         self.decline(replace(trial, question=None), what, effect, "person")
 
     def go_on(self, trial: Trial) -> None:
@@ -122,8 +120,6 @@ class Waiting(Guessing):
         overwrite = question.writes != trial.after
         kind = VerdictKind.OVERWRITE if overwrite else VerdictKind.CONFIRM
         verdict = replace(question.verdict, kind=kind, by="person")
-        if trial.proposal.rule in self.state.climbs:
-            self.reset_climb(trial, verdict)
         self.accept(replace(trial, question=None), verdict)
 
     def hindrance(self, trial: Trial, question: Question) -> str:
