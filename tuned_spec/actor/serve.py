@@ -15,7 +15,7 @@ from typing import assert_never
 
 from tuned_spec.actor import channel
 from tuned_spec.actor.trial import Flow
-from tuned_spec.model import Cancel, Case, FromActor, Measurement, ProbeAnswer, Verdict
+from tuned_spec.model import Cancel, Case, FromActor, Measurement, Outlook, ProbeAnswer, Verdict
 
 Judge = Callable[[Case], Flow]
 
@@ -33,7 +33,7 @@ class Actor:
         self._judge = judge
         self._cases: dict[str, Running] = {}
 
-    def take(self, message: Case | Measurement | ProbeAnswer | Cancel) -> list[FromActor]:
+    def take(self, message: Case | Measurement | ProbeAnswer | Cancel | Outlook) -> list[FromActor]:
         match message:
             case Case():
                 self._end(message.id)
@@ -47,6 +47,8 @@ class Actor:
                 return self._advance(message.case, message)
             case Cancel():
                 self._end(message.case)
+                return []
+            case Outlook():
                 return []
             case _:
                 assert_never(message)
