@@ -175,6 +175,9 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "stop": _reverted,
     "would": _proposed,
     "proposed": _proposed,
+    "suggested": lambda data: (
+        f"{show.writes(data.get('writes')) or 'nothing'} for {data.get('metric')}: {data.get('reason')}"
+    ),
     "refused": _refused,
     "applied": _applied,
     "failed": lambda data: str(data.get("what", "")),
