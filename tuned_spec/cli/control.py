@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.status import NOT_RUNNING
@@ -18,12 +19,7 @@ def main(args: argparse.Namespace) -> int:
     more = {"advice": True} if advice else {}
     reply = live.ask(args.runtime_dir, args.command, getattr(args, "knobs", ()), **more)
     if reply is None:
-        found, where = live.daemon(args.runtime_dir), args.runtime_dir
-        error = {
-            "unseen": f"{where} cannot be read without root; use sudo",
-            "stopped": f"no daemon runs in {where}",
-        }.get(found.state, f"process {found.pid} does not answer; `{live.command('restore', where)}` ends it")
-        code = NOT_RUNNING if found.state == "stopped" else REFUSED
+        error, code = silence(args.runtime_dir)
     elif not reply.get("ok"):
         error, code = str(reply.get("error", "refused")), REFUSED
     else:
@@ -36,6 +32,18 @@ def main(args: argparse.Namespace) -> int:
     else:
         print(_said(args, bool(reply and reply.get("paused"))))
     return code
+
+
+def silence(runtime_dir: Path) -> tuple[str, int]:
+    """Why nobody answered, and the exit code."""
+    found = live.daemon(runtime_dir)
+    error = {
+        "unseen": f"{runtime_dir} cannot be read without root; use sudo",
+        "stopped": f"no daemon runs in {runtime_dir}",
+    }.get(
+        found.state, f"process {found.pid} does not answer; `{live.command('restore', runtime_dir)}` ends it"
+    )
+    return error, NOT_RUNNING if found.state == "stopped" else REFUSED
 
 
 def _said(args: argparse.Namespace, paused: bool) -> str:

@@ -86,6 +86,20 @@ def verdict(data: Data) -> str:
     return f"{text}: {data.get('reason', '')}"
 
 
+def pending(data: Data) -> str:
+    """What a person is asked."""
+    left = data.get("left_s")
+    span = f", {show.span(left)} to answer" if isinstance(left, int | float) else ""
+    where = f"the {data.get('waits_at')} value is in place meanwhile{span}"
+    return f"{show.moves(data.get('moves'))}: {data.get('what')} ({where})"
+
+
+def decided(data: Data) -> str:
+    word = "approved" if data.get("approve") else "rejected"
+    remark = f": {data['remark']}" if data.get("remark") else ""
+    return f"{word} by {data.get('name')} (uid {data.get('uid')}){remark}"
+
+
 def outcomes(data: Data) -> str:
     found = data.get("outcomes")
     if not isinstance(found, list):
@@ -167,6 +181,8 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "verdict": verdict,
     "consulted": consulted,
     "advised": _advised,
+    "pending": pending,
+    "decided": decided,
     "ignored": lambda data: str(data.get("what", "")),
     "confirmed": lambda data: show.writes(data.get("writes")),
     "overwritten": lambda data: show.writes(data.get("writes")),

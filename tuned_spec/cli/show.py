@@ -114,6 +114,14 @@ def writes(pairs: object) -> str:
     return ", ".join(f"{w['knob']} = {value(w['value'])}" for w in pairs if isinstance(w, Mapping))
 
 
+def moves(knobs: object) -> str:
+    """`[{"knob": k, "old": v, "new": w}, ...]` as `k v -> w, ...`."""
+    if not isinstance(knobs, (list, tuple)):
+        return ""
+    pairs = [m for m in knobs if isinstance(m, Mapping)]
+    return ", ".join(f"{m['knob']} {value(m['old'])} -> {value(m['new'])}" for m in pairs)
+
+
 def number(x: object) -> str:
     """Three or four digits that matter."""
     if isinstance(x, bool) or not isinstance(x, (int, float)):

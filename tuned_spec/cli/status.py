@@ -153,6 +153,20 @@ class OpenTrial(msgspec.Struct):
     deadline_in_s: float = 0.0
 
 
+class Pending(msgspec.Struct):
+    trial: str
+    rule: str
+    moves: list[dict[str, object]]
+    what: str
+    asked: str
+    waits_at: str
+    reason: str = ""
+    by: str = ""
+    left_s: float = 0.0
+    approve: str = ""
+    reject: str = ""
+
+
 class Held(msgspec.Struct):
     knob: str
     original: object
@@ -201,6 +215,7 @@ class Status(msgspec.Struct):
     policy: list[str]
     since_s: float = 0.0
     actor: Actor = msgspec.field(default_factory=Actor)
+    pending: list[Pending] = []
     open: list[OpenTrial] = []
     held: list[Held] = []
     foreign: list[Foreign] = []
@@ -236,6 +251,8 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
         print(f"  workload the same for {show.span(age_s)}{known}")
     if not status.journal_ok:
         print(show.paint("  journal  cannot be written: no new changes, reverts still work", "red"))
+    print_pending(status.pending)
+    waiting = {question.trial for question in status.pending}
     section(
         "on trial",
         ("TRIAL", "KNOB", "STATE", "ARM", "PAIRS", "ENDS IN", "RULE"),
@@ -250,6 +267,7 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
                 t.rule,
             )
             for t in status.open
+            if t.trial not in waiting
             for k, v in t.knobs.items()
         ],
     )
@@ -288,6 +306,18 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
     print_rejected({why: n for why, n in status.rejected_samples.items() if n})
     print_judged(judged, trouble)
     print_models(models)
+
+
+def print_pending(questions: Sequence[Pending]) -> None:
+    if questions:
+        print("\n" + show.paint("waiting for a person", "yellow"))
+    for question in questions:
+        left = f"{show.span(question.left_s)} left, the {question.waits_at} value is in place meanwhile"
+        print(show.wrapped(f"  {question.trial}  {show.moves(question.moves)}  ({left})", 4))
+        by = f", judged by {question.by}" if question.by else ""
+        print(show.wrapped(f"    {question.rule}{by}: {question.reason}", 6))
+        print(show.wrapped(f"    {question.what}", 6))
+        print(f"    {show.heading(question.approve)}\n    {show.heading(question.reject)}")
 
 
 def print_dead(daemon: live.Daemon, last: live.Last, journal: live.Journal, command: str, never: str) -> None:

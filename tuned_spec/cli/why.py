@@ -11,7 +11,17 @@ import msgspec
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import SENTENCES, advice, consulted, kind, outcomes, planned, verdict
+from tuned_spec.cli.history import (
+    SENTENCES,
+    advice,
+    consulted,
+    decided,
+    kind,
+    outcomes,
+    pending,
+    planned,
+    verdict,
+)
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -330,6 +340,18 @@ def _advised(chain: Chain, now: float) -> str:
     return "; ".join(advice(one) for one in chain.advice)
 
 
+def _approval(chain: Chain, now: float) -> str:
+    asked, answer = chain.last("pending"), chain.last("decided")
+    if not asked:
+        return ""
+    words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
+    if answer and answer.id > asked.id:
+        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+    elif chain.open:
+        words.append("no answer yet")
+    return "; ".join(words)
+
+
 def _verdict(chain: Chain, now: float) -> str:
     words = []
     found, end = chain.last("verdict"), chain.last("confirmed", "overwritten", "reverted")
@@ -376,6 +398,7 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "reviewed": _reviewed,
     "verdict": _verdict,
     "advice": _advised,
+    "approval": _approval,
     "live now": _live,
     "range": _range,
 }

@@ -69,8 +69,7 @@ class Climbing(Trials):
             source=climb.source,
             origin=climb.origin,
         )
-        self.put(trial)
-        self.do(Apply(trial.id, climb.id, start.values))
+        self.begin(trial)
 
     def applied(self, event: Applied) -> None:
         super().applied(event)

@@ -88,18 +88,19 @@ class Trials(Advised):
             "source": rule.source,
             "origin": rule.origin,
         }
-        match self.state.mode:
-            case Mode.OBSERVE:
-                self.note("would", trial, **facts)
-            case Mode.LOSSY:
-                self.note("proposed", trial, **facts)
-                self.put(trial)
-                self.do(Apply(trial.id, guess.rule, guess.writes))
-            case Mode.LOSSLESS:
-                self.note("proposed", trial, **facts)
-                self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
-            case _:
-                assert_never(self.state.mode)
+        if self.state.mode is Mode.OBSERVE:
+            self.note("would", trial, **facts)
+        else:
+            self.note("proposed", trial, **facts)
+            self.begin(trial)
+
+    def begin(self, trial: Trial) -> None:
+        """Written first and judged after; or, in lossless, what the actor asks for and nothing else."""
+        if self.state.mode is Mode.LOSSLESS:
+            self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
+        else:
+            self.put(trial)
+            self.do(Apply(trial.id, trial.proposal.rule, trial.after))
 
     def send_case(self, trial: Trial) -> None:
         setup, guess = self.state.setup, trial.proposal
@@ -167,7 +168,7 @@ class Trials(Advised):
                 self.put(replace(trial, phase=Phase.JUDGING, window=window))
             case Phase.KEEPING:
                 self.keep(trial, event.after)
-            case Phase.JUDGING | Phase.CLIMBING | Phase.REVERTING:
+            case Phase.JUDGING | Phase.CLIMBING | Phase.WAITING | Phase.REVERTING:
                 pass
             case _:
                 assert_never(trial.phase)
@@ -184,7 +185,7 @@ class Trials(Advised):
                     self.revert(trial, f"{event.knob} could not be written, nor taken back at once")
                 else:
                     self.drop(trial)
-            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING:
+            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING | Phase.WAITING:
                 self.rest(trial)
                 self.revert(trial, f"{event.knob} could not be written")
             case Phase.REVERTING:
@@ -296,18 +297,28 @@ class Trials(Advised):
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
         self.advise(trial, verdict)
+        self.conclude(trial, verdict)
+
+    def conclude(self, trial: Trial, verdict: Verdict) -> None:
         match verdict.kind:
             case VerdictKind.REJECT:
-                self.rest(trial)
-                self.learn(trial, Fate.REJECTED, trial.after, verdict.effect)
-                self.revert(trial, f"rejected: {verdict.reason}", tell=False)
+                self.decline(trial, f"rejected: {verdict.reason}", verdict.effect, verdict.by)
             case VerdictKind.CONFIRM | VerdictKind.OVERWRITE:
-                kept = "confirmed" if verdict.kind is VerdictKind.CONFIRM else "overwritten"
-                self.learn(trial, Fate.CONFIRMED, writes, verdict.effect)
-                self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
-                self.do(Apply(trial.id, trial.proposal.rule, writes))
+                self.accept(trial, verdict)
             case _:
                 assert_never(verdict.kind)
+
+    def accept(self, trial: Trial, verdict: Verdict) -> None:
+        overwrite = verdict.kind is VerdictKind.OVERWRITE
+        kept, writes = ("overwritten", verdict.writes) if overwrite else ("confirmed", trial.after)
+        self.learn(trial, Fate.CONFIRMED, writes, verdict.effect, verdict.by)
+        self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
+        self.do(Apply(trial.id, trial.proposal.rule, writes))
+
+    def decline(self, trial: Trial, why: str, effect: float | None, by: str = "trial") -> None:
+        self.rest(trial)
+        self.learn(trial, Fate.REJECTED, trial.after, effect, by)
+        self.revert(trial, why, tell=False)
 
     def actor_changed(self, event: ActorChanged) -> None:
         self.state = replace(self.state, actor_alive=event.alive, review_s=event.review_s)
@@ -397,6 +408,9 @@ class Trials(Advised):
             elif self.t >= trial.deadline:
                 self.rest(trial)
                 self.learn(trial, None, (), None)
-                self.revert(trial, "lease: no verdict in time")
+                self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
+
+    def overdue(self, trial: Trial) -> str:
+        return "lease: no verdict in time"

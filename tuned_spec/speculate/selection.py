@@ -84,6 +84,7 @@ class Candidate(Frozen, frozen=True):
     risk: Risk
     trial_s: float
     toggles: int
+    asked: bool = False  # a person says yes before it begins
 
 
 class Choice(Frozen, frozen=True):
@@ -239,7 +240,7 @@ def choose(
         left = missed.get(guess.metric, 1.0)
         gives, takes = weighed(guess, left)
         worth[guess.rule] = gives - takes
-        if guess.risk is Risk.HIGH:
+        if guess.risk is Risk.HIGH and not guess.asked:
             skip[guess.rule] = envelope.CODES["risk"]
         elif gives < takes:
             skip[guess.rule] = (
