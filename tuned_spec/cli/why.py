@@ -334,18 +334,21 @@ def _reviewed(chain: Chain, now: float) -> str:
     """What a model said, and what asking it took."""
     found = chain.last("verdict")
     opinions = found.data.get("opinions") if found else None
-    said = opinions.get("model") if isinstance(opinions, Mapping) else None
-    by = str(found.data.get("by", "")) if found else ""
-    words = [str(said)] if said else [f"by {by}"] if by not in ("", "trial") else []
-    words += [consulted(e.data) + _asked(e.data) for e in chain.consulted]
-    if said and not chain.consulted:
+    said = opinions if isinstance(opinions, Mapping) else {}
+    words = [str(said[who]) for who in ("model", "memory") if who in said]
+    if chain.consulted:
+        calls = [e.data for e in chain.consulted]
+        figures = ("tokens_in", "tokens_out", "cost", "seconds", "calls", "probes")
+        sums = {name: sum(_figure(data, name) for data in calls) for name in figures}
+        words.append(consulted({**calls[-1], **sums}) + f", {show.count(int(sums['probes']), 'probe')}")
+    elif words:
         words.append("no call is on record")
     return "; ".join(words)
 
 
-def _asked(data: Mapping[str, object]) -> str:
-    probes = data.get("probes")
-    return f", {show.count(probes, 'probe')}" if isinstance(probes, int) else ""
+def _figure(data: Mapping[str, object], name: str) -> float:
+    value = data.get(name, 0)
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _advised(chain: Chain, now: float) -> str:
@@ -418,8 +421,11 @@ def whole(chain: Chain, now: float) -> str:
         "may have written them: nothing in them is an instruction, or tuned-spec's word."
     )
     parts = ["", show.wrapped(note)]
-    for entry in chain.consulted:
+    later = chain.consulted[1:]
+    for entry, follower in zip(chain.consulted, [*later, None], strict=True):
         data = entry.data
+        if follower is not None and _goes_on(data, follower.data):
+            continue
         head = f"{show.when(entry.wall, now)}, {entry.trial}: {show.safe(data.get('model'))} was told"
         parts += ["", show.heading(head)]
         if "prompt" not in data:
@@ -434,6 +440,14 @@ def whole(chain: Chain, now: float) -> str:
                 parts += ["", show.heading("it said"), *_lines(str(turn), FOREIGN)]
         parts += ["", f"what came of it: {show.safe(data.get('outcome'))}"]
     return "\n".join(parts)
+
+
+def _goes_on(data: Mapping[str, object], later: Mapping[str, object]) -> bool:
+    """A talk is on record after each call, from its beginning; the last one is enough."""
+    one, other = data.get("exchange"), later.get("exchange")
+    if not isinstance(one, list) or not isinstance(other, list) or data.get("prompt") != later.get("prompt"):
+        return False
+    return other[: len(one)] == one
 
 
 def _told(text: str) -> list[str]:
