@@ -707,7 +707,7 @@ RECORD_KINDS = {
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "pending": "the Notice as a mapping: a person is asked",
-    "decided": "approve, uid, name, remark: a person's answer",
+    "decided": "what, approve, uid, name, remark: a person's answer",
     "consulted": "the Consulted as a mapping: a model was asked",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
