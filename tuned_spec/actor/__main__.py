@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what only an actor with a model loads
 
 UNUSABLE = 2  # exit status
 NOBODY = 65534
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 
 
 def drop_privileges() -> None:
@@ -44,6 +44,8 @@ def drop_privileges() -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     os.chdir("/")
+    # Another process of the same user, the owner's hook for one, may not look for the key in our memory.
+    _prctl(PR_SET_DUMPABLE, 0)
     # After the change of uid, which clears it (prctl(2)).
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -84,7 +86,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to answer: it closes the door
     rng = random.Random(args.seed)  # None seeds from the system
     stats.bounds([1.0] * 8, 0.05)  # numpy loads parts of itself on first use: before the drop
-    kind, review_s, ask, desk = "trial", 0.0, None, None
+    kind, review_s, ask, desk, notify = "trial", 0.0, None, None, None
     try:
         config = configured(args.config)
         if config.model:
@@ -92,6 +94,10 @@ def main() -> int:
 
             ask, desk = opened(config.model, purse_of(config, args.state_dir)).ask, Desk()
             kind, review_s = f"model {config.model.name} and trial", config.review.time_s
+        if config.notify:
+            from tuned_spec.actor.notify import Notifier
+
+            notify = Notifier(config.notify, complain)
     except (ActorError, Misfit) as error:
         for line in str(error).splitlines():
             complain(line)
@@ -103,7 +109,7 @@ def main() -> int:
         drop_privileges()
         door.sendall(channel.encode(Hello(kind, os.getpid(), os.getuid(), review_s)))
         try:
-            serve(door, judge_of(config, rng), ask, desk)
+            serve(door, judge_of(config, rng), ask, desk, notify)
         except ProtocolError as error:
             complain(f"the daemon broke the protocol: {error}; leaving")
             return 1

@@ -112,8 +112,8 @@ class Model:
         )
 
     def warm(self) -> None:
-        """The libraries import parts of themselves on first use, when they may be unreadable: so they are
-        used now, on an endpoint of our own that knows nothing, over http and https."""
+        """The libraries import parts of themselves on first use, when they may no longer be readable: so they
+        are used now, on an endpoint of our own that knows nothing, over http and https."""
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             threading.Thread(target=_answer_nothing, args=(nobody,), daemon=True).start()
             for scheme in ("http", "https"):

@@ -25,6 +25,7 @@ from tuned_spec.model import (
     FromActor,
     Measure,
     Measurement,
+    Notice,
     Probe,
     ProbeAnswer,
     ToActor,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 Flow = Generator[Any, Any, Verdict]
 Judge = Callable[[Case], Flow]
+Notify = Callable[[Notice], None]
 
 
 @dataclass
@@ -50,8 +52,10 @@ class Running:
 class Actor:
     """Running flows by the id of their case. `take` and `heard` return what is to be sent."""
 
-    def __init__(self, judge: Judge, ask: Ask | None = None, desk: Desk | None = None) -> None:
-        self._judge, self._ask, self._desk = judge, ask, desk
+    def __init__(
+        self, judge: Judge, ask: Ask | None = None, desk: Desk | None = None, notify: Notify | None = None
+    ) -> None:
+        self._judge, self._ask, self._desk, self._notify = judge, ask, desk, notify
         self._flows: dict[str, Running] = {}
 
     def take(self, message: ToActor) -> list[FromActor]:
@@ -69,6 +73,10 @@ class Actor:
                 return self._advance(message.case, message)
             case Cancel():
                 self.end(message.case)
+                return []
+            case Notice():
+                if self._notify:
+                    self._notify(message)
                 return []
             case _:
                 assert_never(message)
@@ -126,9 +134,15 @@ class Actor:
                 return sent
 
 
-def serve(door: socket.socket, judge: Judge, ask: Ask | None = None, desk: Desk | None = None) -> None:
+def serve(
+    door: socket.socket,
+    judge: Judge,
+    ask: Ask | None = None,
+    desk: Desk | None = None,
+    notify: Notify | None = None,
+) -> None:
     """Until the daemon closes its end. ProtocolError if it sends what no daemon of ours would."""
-    actor, decoder = Actor(judge, ask, desk), channel.to_actor()
+    actor, decoder = Actor(judge, ask, desk, notify), channel.to_actor()
     poll = select.poll()
     poll.register(door, select.POLLIN)
     if desk:
