@@ -356,6 +356,8 @@ def value_schema(room: Room) -> dict[str, object]:
     if room.choices:
         return {"type": "string", "enum": list(room.choices)}
     number: dict[str, object] = {"type": "integer", "minimum": room.low, "maximum": room.high}
+    if room.knob.power_of_two and room.low is not None and room.high is not None:
+        number = {"type": "integer", "enum": [1 << n for n in range(63) if room.low <= 1 << n <= room.high]}
     if room.knob.quantum > 1:
         number["multipleOf"] = room.knob.quantum
     if isinstance(room.like, tuple):

@@ -65,7 +65,7 @@ from tuned_spec.engine.plan import asked, plan
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
-from tuned_spec.knobs.facts import host_facts
+from tuned_spec.knobs.facts import host_facts, host_words
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
@@ -199,7 +199,13 @@ class Daemon:
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
             setup=engine.Setup.of(
-                policy, hands.catalogue, rules, os.cpu_count() or 1, True, self.options_here()
+                policy,
+                hands.catalogue,
+                rules,
+                os.cpu_count() or 1,
+                tried_only=True,
+                options=self.options_here(),
+                host=host_words(options.root),
             ),
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
