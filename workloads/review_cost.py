@@ -136,18 +136,23 @@ def changes() -> tuple[list[Change], dict[str, str]]:
     usual = list(Trace(TRACES / "crowd.jsonl.gz"))[30].values
     for name in sorted(path.stem for path in paths.shipped_policies().glob("*.yaml")):
         policy = policy_of(name, paper, facts)
-        for template in (*policy.rules, *map(as_rule, policy.climbs)):
-            rules = instantiate((template,), paper.instances)
+        alone = [
+            *(msgspec.structs.replace(policy, rules=(rule,), climbs=()) for rule in policy.rules),
+            *(msgspec.structs.replace(policy, rules=(), climbs=(climb,)) for climb in policy.climbs),
+        ]
+        for one in alone:
+            [template] = (*one.rules, *map(as_rule, one.climbs))
+            rules = instantiate((template,), paper.instances)[:1]
             if not rules:
                 without[f"{name}/{template.id}"] = "nothing here that it is for"
                 continue
             here = {action.knob: paper[action.knob].low or 0 for action in rules[0].do} | values
-            judged = case_of(policy, rules[0], paper, here, usual)
+            judged = case_of(one, rules[0], paper, here, usual)
             if isinstance(judged, str):
                 without[f"{name}/{template.id}"] = judged
                 continue
             past = tuple(as_remembered(judged, number) for number in range(1, TOLD + 1))
-            fullest = case_of(policy, rules[0], paper, here, usual, past)
+            fullest = case_of(one, rules[0], paper, here, usual, past)
             assert not isinstance(fullest, str), fullest
             found.append(counted(name, judged, fullest))
     return found, without
@@ -162,11 +167,10 @@ def case_of(
     past: tuple[Remembered, ...] = (),
 ) -> Judged | str:
     """The rule's own case, from the engine, with a trial that shows the gain; or why there is none."""
-    alone = msgspec.structs.replace(policy, rules=(rule,), climbs=())
     # It is asked about a change whose arms cannot be alternated, too, and memory answers nothing.
     day = Day(
-        alone,
-        (rule,),
+        policy,
+        () if policy.climbs else (rule,),
         paper,
         values,
         effects_of((rule,), GAIN),
@@ -209,7 +213,9 @@ def counted(policy: str, judged: Judged, fullest: Judged) -> Change:
 
 
 def show_changes(found: list[Change], without: dict[str, str], prices: Prices) -> None:
-    print(f"one reviewed change: {len(found)} rules of shipped policies; tokens by a vocabulary of 130k, 32k")
+    print(
+        f"one reviewed change, {len(found)} rules of shipped policies; tokens by a vocabulary of 130k, 32k:"
+    )
     parts: dict[str, Callable[[Change], tuple[int, int]]] = {
         "prompt": lambda one: one.prompt,
         "prompt, fullest memory": lambda one: one.fullest,
