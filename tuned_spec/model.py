@@ -650,6 +650,7 @@ RECORD_KINDS = {
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "consulted": "the Consulted as a mapping: a model was asked",
+    "probed": "name, args, seconds, error, bytes (of the answer, which is not kept): the actor asked a probe",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",
