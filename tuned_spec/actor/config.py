@@ -71,11 +71,16 @@ class Budget(Frozen, frozen=True):
 
 
 class Review(Frozen, frozen=True):
-    """How a model's word counts. `time_s`: how long a review may take after the measurements."""
+    """How a model's word counts. `time_s`: how long a review may take after the measurements.
+
+    `often`: judged so many times within `remember_s`, a change is not asked about again; 0 asks always.
+    """
 
     keep: str = "both"  # one of KEEP
     probes: int = 6  # most a case
     time_s: float = 180.0
+    often: int = 2
+    remember_s: float = 7 * 86_400.0
 
 
 class Config(Frozen, frozen=True):
@@ -222,11 +227,20 @@ class _Reader(Reader):
         time_s = min(3 * model.timeout_s, LONGEST_REVIEW_S) if model else Review().time_s
         if node is None or (table := self.table(node, "review")) is None:
             return Review(time_s=time_s)
-        parts = self.known(table, "review.", ("keep", "probes", "time"))
+        parts = self.known(table, "review.", ("keep", "probes", "time", "often", "remember"))
         keep = self.one(parts, "review", "keep", _one_of(KEEP))
         probes = self.one(parts, "review", "probes", _whole(0, 32))
         time = self.one(parts, "review", "time", _seconds(0.1, LONGEST_REVIEW_S))
-        return Review(keep or Review().keep, Review().probes if probes is None else probes, time or time_s)
+        often = self.one(parts, "review", "often", _whole(0, 100))
+        remember_s = self.one(parts, "review", "remember", _seconds(1.0, 366 * 86_400.0))
+        usual = Review()
+        return Review(
+            keep=keep or usual.keep,
+            probes=usual.probes if probes is None else probes,
+            time_s=time or time_s,
+            often=usual.often if often is None else often,
+            remember_s=remember_s or usual.remember_s,
+        )
 
     def command(self, node: Node, key: str) -> tuple[str, ...]:
         words = [self.text(item, f"{key}[{n}]") for n, item in enumerate(self.items(node, key))]
