@@ -22,7 +22,7 @@ from tests.actor.reviews import Session, terms_of
 from tests.actor.test_review import HELPS
 from tests.engine.world import World, knob, rule
 from tuned_spec import engine
-from tuned_spec.actor import reply, review
+from tuned_spec.actor import record, reply, review
 from tuned_spec.actor.flow import Reply
 from tuned_spec.actor.reply import Ask, Terms, Unusable, read, schema
 from tuned_spec.actor.review import Settings
@@ -334,5 +334,5 @@ def test_the_whole_flow_ends_in_a_verdict_or_silence(texts: list[str], probed: s
     session = Session(flow, HELPS, lambda _: Reply(text=next(left, "no")), probed)
     assert session.verdict is not None or session.silence
     assert len(session.records) == len(session.consults) <= review.MOST_CALLS
-    for record in session.records:
-        assert len(msgspec.json.encode(record)) <= review.MOST_RECORD
+    for one in session.records:
+        assert len(msgspec.json.encode(one)) <= record.MOST_RECORD

@@ -13,7 +13,8 @@ from tests.actor.cases import KNOB, Window, allowed, case
 from tests.actor.reviews import Session, Speaker, says
 from tuned_spec.actor import review
 from tuned_spec.actor.flow import Consult, Reply
-from tuned_spec.actor.review import MOST_RECORD, Settings
+from tuned_spec.actor.record import MOST_RECORD
+from tuned_spec.actor.review import Settings
 from tuned_spec.actor.weigh import Keep
 from tuned_spec.model import Arm, Case, Measure, Past, Verdict, VerdictKind, Write
 
