@@ -51,6 +51,7 @@ CODES = {
     "knob_busy": "the knob, or one coupled to it, is in an open trial",
     "metric_busy": "another open trial is judged by this metric and cannot be told apart",
     "resting": "this guess was rejected, or could not be written, and rests",
+    "advised": "a verdict advised to let it rest (`tuned-spec resume --advice` drops all advice)",
     "not_worth": "its record says that it is not worth a trial now",
     "cooldown": "the knob was changed a short while ago",
     "hysteresis": "it would turn back a change made a short while ago",
@@ -64,6 +65,11 @@ CODES = {
     "no_change": "the knob already has this value, or as near to it as is allowed",
     "no_room": "a field of the knob that the rule leaves alone is outside what is allowed",
     "not_a_choice": "the value is none of the knob's words here",
+    "flood": "more proposals a minute than are heard from one who is not the policy",
+    "silent": "nobody reports the metric by which the change would be judged",
+    "no_metric": "the metric by which the change would be judged cannot be sensed here",
+    "not_offered": "a model may only propose the knobs, and by the metrics, that it was asked about",
+    "not_yours": "no change of this name was proposed by this source and is still there",
     "unreadable": "the knob's value cannot be read or has another shape than the catalogue says",
 }
 
@@ -115,6 +121,7 @@ class Situation(msgspec.Struct, frozen=True):
     foreign: frozenset[str]
     open_trials: tuple[OpenTrial, ...]
     tried_only: bool = False
+    advised: Mapping[str, str] = {}  # rule -> who advised to let it rest, and how long
 
 
 def partners(knobs: Collection[str], catalogue: Mapping[str, Knob]) -> frozenset[str]:
@@ -274,6 +281,8 @@ def gate(
     if rest and now.t < rest.until:
         wrong = "once" if rest.times == 1 else f"{rest.times} times in a row"
         return Refusal("resting", first, f"{CODES['resting']} (wrong {wrong})")
+    if rule in now.advised:
+        return Refusal("advised", first, f"{CODES['advised']}: {now.advised[rule]}")
     for name in knobs:
         last = now.memory.last.get(name)
         wait = max(cooldown_s, limit_of(now.limits, name).cooldown_s)

@@ -15,7 +15,6 @@ from tuned_spec.engine import next_wake
 from tuned_spec.engine.state import Phase
 from tuned_spec.model import (
     Action,
-    Allowed,
     Approval,
     Arm,
     Asking,
@@ -31,7 +30,6 @@ from tuned_spec.model import (
     Refusal,
     Risk,
     Side,
-    Span,
     Verdict,
     VerdictKind,
     Write,
@@ -497,41 +495,24 @@ def test_a_jump_is_asked_about_where_the_rule_that_it_came_of_was() -> None:
 
 
 def searched(approval: Approval) -> World:
-    """A search, at its end confirmed by the actor, which leaves the next one less room."""
-    policy = replace(SEARCHING, approval=approval)
-    world = World(Mode.LOSSY, policy)
+    """A search, at its end confirmed by the actor."""
+    world = World(Mode.LOSSY, replace(SEARCHING, approval=approval))
     world.feed(ev.ActorChanged(world.t, True, "started"))
     if approval.ask is Asking.BEFORE_TRIAL:
         live(world, 1)
         decide(world, True)
     live(world, 90)
-    ranges = (Allowed("t.plain", low=60, high=700),)
-    confirmed = Verdict(case_of(world).id, VerdictKind.CONFIRM, "measured", ranges=ranges)
-    world.feed(ev.ActorSaid(world.t, confirmed))
+    answer(world, VerdictKind.CONFIRM)
     return world
 
 
 @pytest.mark.parametrize("approve", [True, False])
-def test_the_next_search_begins_where_a_person_left_it(approve: bool) -> None:
+def test_what_a_search_found_waits_too(approve: bool) -> None:
     world = searched(ALWAYS)
     found = asked(world).moves[0].new
+    assert world.kernel["t.plain"] == 100 != found
     decide(world, approve)
-    memory = world.state.climbs["find"]
-    assert memory.values == (Write("t.plain", found if approve else 100),)
-    assert memory.spans == (Span("t.plain", 60, 700),), "the actor's word on the room stands"
-    assert (world.kernel["t.plain"] == found) is approve
-
-
-def test_a_search_that_no_trial_could_judge_begins_anew_at_what_a_person_kept() -> None:
-    world = World(Mode.LOSSY, replace(SEARCHING, approval=ALWAYS))
-    world.feed(ev.ActorChanged(world.t, True, "started"))
-    live(world, 90)
-    case = case_of(world)
-    figures = Verdict(case.id, VerdictKind.REJECT, "figures", effect=0.3, claim="before_after")
-    world.feed(ev.ActorSaid(world.t, figures))
-    assert world.state.climbs["find"].values == case.before
-    decide(world, True)
-    assert world.state.climbs["find"].values == case.after
+    assert world.kernel["t.plain"] == (found if approve else 100)
 
 
 def test_an_approved_search_tries_values_of_its_own_and_is_not_asked_about_again() -> None:

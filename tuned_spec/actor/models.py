@@ -112,8 +112,8 @@ class Model:
         )
 
     def warm(self) -> None:
-        """The libraries import parts of themselves on first use, when they may no longer be readable: so they are
-        used now, on an endpoint of our own that knows nothing, over http and https."""
+        """The libraries import parts of themselves on first use, when they may no longer be readable: so they
+        are used now, on an endpoint of our own that knows nothing, over http and https."""
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             threading.Thread(target=_answer_nothing, args=(nobody,), daemon=True).start()
             for scheme in ("http", "https"):
@@ -153,7 +153,7 @@ class _Exchange:
                 said = await self.formed()
                 reply = Reply(said.text, said.trouble, said.again, said.model)
                 # Cut short or refused it would be so again; an empty one may be chance.
-                if not said.trouble or said.text or not said.again or number >= self.config.tries:
+                if not said.trouble or said.text.strip() or not said.again or number >= self.config.tries:
                     return reply
                 wait = None
             except Spent as error:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from tuned_spec.cli import live, show
-from tuned_spec.cli.control import REFUSED, Refused, unanswered
+from tuned_spec.cli.control import REFUSED, Refused, silence
 from tuned_spec.model import Asking
 
 # what the trial's state is after the answer -> what that means
@@ -24,7 +24,7 @@ APPROVED = {
 def main(args: argparse.Namespace) -> int:
     reply = live.ask(args.runtime_dir, args.command, trial=args.trial, remark=_remark(args.remark))
     if reply is None:
-        error, code = unanswered(args.runtime_dir)
+        error, code = silence(args.runtime_dir)
     else:
         error, code = ("", 0) if reply.get("ok") else (str(reply.get("error", "refused")), REFUSED)
     answer: dict[str, object] = reply or {}

@@ -95,6 +95,11 @@ def json_out(document: object) -> None:
 # ------------------------------------------------------------------------- words
 
 
+def safe(text: object) -> str:
+    """Foreign words on one line, with nothing in them that a terminal would obey or hide."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def value(v: object) -> str:
     """A knob's value as one types it: tuples with spaces."""
     if isinstance(v, (list, tuple)):

@@ -21,14 +21,20 @@ from tuned_spec.model import (
     Mode,
     Move,
     Notice,
+    Offer,
+    Outlook,
     Policy,
     Proposal,
+    RestRule,
     Rule,
     Side,
+    Strategy,
     Value,
     Verdict,
     Writes,
 )
+from tuned_spec.speculate import advice
+from tuned_spec.speculate.advice import Given
 from tuned_spec.speculate.climb import ClimbMemory
 from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
@@ -43,7 +49,8 @@ replace = msgspec.structs.replace
 class Setup(msgspec.Struct, frozen=True):
     """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation.
 
-    `rules` are the policy's with each template replaced by the rules of the instances that are here now.
+    `rules` are the policy's with each template replaced by the rules of the instances that are here now;
+    `options` the knobs here that a model may propose values for.
     """
 
     policy: Policy
@@ -54,6 +61,8 @@ class Setup(msgspec.Struct, frozen=True):
     climbs: tuple[Climb, ...]
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
+    options: tuple[str, ...] = ()
+    host: dict[str, str] = {}  # facts in words, for an actor
 
     @classmethod
     def of(
@@ -63,6 +72,8 @@ class Setup(msgspec.Struct, frozen=True):
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
         tried_only: bool = False,
+        options: tuple[str, ...] = (),
+        host: dict[str, str] | None = None,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -73,6 +84,8 @@ class Setup(msgspec.Struct, frozen=True):
             climbs=policy.climbs,
             cpus=cpus,
             tried_only=tried_only,
+            options=options,
+            host=host or {},
         )
 
     def limit(self, knob: str, rule: str) -> Limit:
@@ -196,15 +209,21 @@ class State(msgspec.Struct, frozen=True):
     originals: dict[str, Value] = {}  # of every knob that is not as we found it
     latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
     learned: Learned = Learned()
-    climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
+    advice: tuple[Given, ...] = ()  # what verdicts asked of the next guesses; it ends by itself
     prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
+    offers: dict[str, Offer] = {}  # from outside, by rule id: their knobs are being read
+    offered: tuple[tuple[float, str], ...] = ()  # when and by whom, within the last minute
     refusals: dict[str, int] = {}  # code -> how often
     last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
     paused: bool = False
     stopping: bool = False
     journal_ok: bool = True
     actor_alive: bool = False
+    speculates: bool = False  # the actor answers an Outlook
+    outlook: Outlook | None = None  # that it has not answered
+    outlook_at: float = 0.0  # when the next one is due
+    outlooks: int = 0  # so far
     review_s: float = 0.0  # how long the actor may think after its measurements
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far
@@ -212,6 +231,24 @@ class State(msgspec.Struct, frozen=True):
     prefix: str = "t"  # makes trial ids distinct over restarts
     where: str = ""  # what a command needs to find this daemon: " --runtime-dir D", if anything
     t: float = 0.0
+
+
+def in_force(state: State, t: float) -> tuple[Given, ...]:
+    """The advice that holds now, under the present workload."""
+    if not state.advice:
+        return ()
+    usual = state.learned.watched.usual
+    return tuple(one for one in state.advice if one.holds(usual, t))
+
+
+def concerned(state: State, item: Strategy) -> tuple[str, ...]:
+    """The knobs that an item of advice is about."""
+    if not isinstance(item, RestRule):
+        return (item.knob,)
+    climb, jump = state.setup.climb(item.rule), state.learned.known.get(item.rule)
+    rule = jump[0] if jump else state.setup.rule(item.rule)
+    found = [span.knob for span in climb.spans] if climb else [a.knob for a in rule.do] if rule else []
+    return tuple(dict.fromkeys(found))
 
 
 def situation(state: State, t: float) -> Situation:
@@ -236,6 +273,7 @@ def situation(state: State, t: float) -> Situation:
         foreign=frozenset(state.foreign),
         open_trials=trials,
         tried_only=state.setup.tried_only and state.mode is not Mode.OBSERVE,
+        advised=rests(state, t),
     )
 
 
@@ -312,9 +350,18 @@ def find_pending(state: State, word: str) -> Notice | str:
     return f"{word[:60]!a} is no question that waits for an answer"
 
 
+def rests(state: State, t: float) -> dict[str, str]:
+    """Rules that advice leaves to rest, and whose it is."""
+    return {
+        one.item.rule: f"{one.by} in {one.trial}, for {one.until - t:.0f} s more: {one.item.reason}"
+        for one in in_force(state, t)
+        if isinstance(one.item, RestRule)
+    }
+
+
 def describe(state: State, t: float) -> dict[str, object]:
     """The engine's part of `tuned-spec status`, as JSON types."""
-    hits = hit_rate(state.learned.record)
+    hits, usual = hit_rate(state.learned.record), state.learned.watched.usual
     since = state.learned.watched.since if state.learned.watched.recent else None
     return {
         "mode": state.mode.value,
@@ -352,6 +399,20 @@ def describe(state: State, t: float) -> dict[str, object]:
         "foreign": [
             {"knob": name, "ours": f.ours, "found": f.found, "writer": f.writer}
             for name, f in state.foreign.items()
+        ],
+        "advice": [
+            {
+                "what": advice.words(one.item),
+                "reason": one.item.reason,
+                "rule": one.item.rule if isinstance(one.item, RestRule) else "",
+                "knobs": list(concerned(state, one.item)),
+                "by": one.by,
+                "trial": one.trial,
+                "left_s": round(one.until - t, 1),
+                "holds": one.holds(usual, t),
+            }
+            for one in state.advice
+            if t < one.until
         ],
         "guesses": {"judged": hits.proposed, "confirmed": hits.confirmed},
         "workload": {"age_s": None if since is None else round(t - since, 1), "known": state.learned.tried},

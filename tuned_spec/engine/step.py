@@ -25,21 +25,23 @@ from tuned_spec.engine.events import (
     JournalChanged,
     Looked,
     Observed,
+    Offered,
     Pause,
     Planned,
     Resume,
     Reverted,
     Stop,
     Ticked,
+    Withdrawn,
 )
 from tuned_spec.engine.state import Phase, State
-from tuned_spec.engine.waiting import Waiting
+from tuned_spec.engine.suggesting import Suggesting
 from tuned_spec.speculate import rules as speculator
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Waiting(state, event.t)
+    turn = Suggesting(state, event.t)
     match event:
         case Observed():
             turn.observed(event)
@@ -67,6 +69,10 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.resume(event)
         case Planned():
             turn.planned(event)
+        case Offered():
+            turn.offered(event)
+        case Withdrawn():
+            turn.withdrawn(event)
         case Decided():
             turn.decided(event)
         case Stop():

@@ -10,6 +10,7 @@ from typing import assert_never
 import msgspec
 
 from tuned_spec import envelope
+from tuned_spec.engine.advised import Advised
 from tuned_spec.engine.events import (
     ActorChanged,
     Applied,
@@ -29,9 +30,9 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
 )
-from tuned_spec.engine.measuring import Measuring
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
+    Allowed,
     Arm,
     Cancel,
     Case,
@@ -48,6 +49,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate import prior
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -58,7 +60,7 @@ CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor s
 replace = msgspec.structs.replace
 
 
-class Trials(Measuring):
+class Trials(Advised):
     def open_trial(self, guess: Proposal, live: dict[str, Value], rule: Rule) -> None:
         number = self.state.started + 1
         last = {k: v for k, v in self.state.last_refusal.items() if k != guess.rule}
@@ -104,7 +106,6 @@ class Trials(Measuring):
     def send_case(self, trial: Trial) -> None:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
-        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -116,7 +117,7 @@ class Trials(Measuring):
             seen=guess.seen,
             expect=guess.expect,
             guard=guess.guard,
-            allowed=tuple(envelope.allowed(k, setup.limit(k.id, guess.rule), originals[k.id]) for k in knobs),
+            allowed=self.allowed(trial),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
@@ -127,9 +128,21 @@ class Trials(Measuring):
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
             review_s=self.state.review_s,
+            host=setup.host,
+            signature=trial.signature.features if trial.signature else {},
+            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
+
+    def allowed(self, trial: Trial) -> tuple[Allowed, ...]:
+        """What the actor may choose for each of its knobs."""
+        setup = self.state.setup
+        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
+        return tuple(
+            envelope.allowed(setup.catalogue[k], setup.limit(k, trial.proposal.rule), originals[k])
+            for k in trial.knobs
+        )
 
     def applied(self, event: Applied) -> None:
         trial = self.state.trials.get(event.trial)
@@ -269,7 +282,8 @@ class Trials(Measuring):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            self.note("consulted", trial, **msgspec.to_builtins(said))
+            # What the model might have chosen, by our own word: who replays it must know.
+            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -286,6 +300,7 @@ class Trials(Measuring):
                 self.note("ignored", trial, what=what)
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
+        self.advise(trial, verdict)
         self.conclude(trial, verdict)
 
     def conclude(self, trial: Trial, verdict: Verdict) -> None:
@@ -373,7 +388,10 @@ class Trials(Measuring):
 
     def resume(self, event: Resume) -> None:
         foreign = {k: v for k, v in self.state.foreign.items() if k not in event.knobs}
-        self.state = replace(self.state, paused=False if not event.knobs else self.state.paused)
+        if event.advice:
+            self.drop_advice()
+        else:
+            self.state = replace(self.state, paused=bool(event.knobs) and self.state.paused)
         if event.knobs:
             self.state = replace(self.state, foreign=foreign)
             self.do(TakeUp(event.knobs))

@@ -115,10 +115,8 @@ class Waiting(Guessing):
         if event.approve:
             self.put(replace(trial, question=replace(question, yes=True)))
             return  # and so it goes on, as soon as it can: see `time_passes`
-        verdict = question.verdict
-        if verdict and trial.proposal.rule in self.state.climbs:
-            self.reset_climb(trial, replace(verdict, kind=VerdictKind.REJECT))
-        self.decline(replace(trial, question=None), what, verdict.effect if verdict else None, "person")
+        effect = question.verdict.effect if question.verdict else None
+        self.decline(replace(trial, question=None), what, effect, "person")
 
     def go_on(self, trial: Trial) -> None:
         """Do what a person said yes to, once nothing stands in the way."""
@@ -132,13 +130,8 @@ class Waiting(Guessing):
             beside = envelope.partners(trial.knobs, self.state.setup.catalogue) - set(trial.knobs)
             self.do(Look(YES + trial.id, trial.knobs, tuple(sorted(beside))))
             return
-        verdict = replace(question.verdict, by="person")
-        if verdict.kind is VerdictKind.REJECT:
-            verdict = replace(verdict, kind=VerdictKind.CONFIRM)
-        if trial.proposal.rule in self.state.climbs:
-            self.reset_climb(trial, verdict)
         deadline = self.t + trial.proposal.lease_s  # for a write that blocks
-        self.accept(replace(trial, question=None, deadline=deadline), verdict)
+        self.accept(replace(trial, question=None, deadline=deadline), replace(question.verdict, by="person"))
 
     def hindrance(self, trial: Trial, question: Question) -> str:
         """What a yes still waits for, "" for nothing. A trial that begins needs what any needs to begin."""
