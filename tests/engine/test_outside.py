@@ -227,6 +227,7 @@ def test_who_proposed_it_may_withdraw_it_open_or_kept() -> None:
     answer(world, VerdictKind.CONFIRM)
     world.feed(ev.Withdrawn(world.t, "agent", "t2"))
     assert world.kernel == FOUND and not world.state.held and not world.state.paused
+    assert (world.notes[-1].kind, world.notes[-1].trial) == ("reverted", "t2")
 
 
 def test_nobody_withdraws_what_the_policy_did() -> None:
