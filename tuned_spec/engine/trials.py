@@ -228,7 +228,7 @@ class Trials(Measuring):
         self.drop(trial)
 
     def all_reverted(self, event: Reverted, gone: set[str]) -> None:
-        """Of no open trial (of all, or of what one had kept): trials with every knob back are over; the others
+        """Of no open trial (all, or what one had kept): trials with every knob back are over; the others
         are tried again by themselves."""
         over = [t for t in self.state.trials.values() if t.phase is Phase.REVERTING and set(t.knobs) <= gone]
         for trial in over:
