@@ -196,7 +196,7 @@ class _Reader(Reader):
             self.understood(line, f"{key}.{place}", text, lambda: read_key(model, self.environ))
         if "ca_file" in given and not os.access(model.ca_file, os.R_OK):
             self.problem(parts["ca_file"].line, f"{key}.ca_file", "cannot be read", "check its name and mode")
-        if (model.key_file or model.credential) and not model.insecure and _in_the_clear(model.endpoint):
+        if (model.key_file or model.credential) and not model.insecure and in_the_clear(model.endpoint):
             what = "would send the key in the clear"
             hint = "use https, or say `insecure: yes` if nobody can listen on the way"
             self.problem(parts["endpoint"].line, f"{key}.endpoint", what, hint)
@@ -291,7 +291,7 @@ def _url(text: str) -> str:
     return text
 
 
-def _in_the_clear(url: str) -> bool:
+def in_the_clear(url: str) -> bool:
     """Whether others may listen: plain http to another host."""
     parts = urlsplit(url)
     if parts.scheme != "http" or parts.hostname is None:

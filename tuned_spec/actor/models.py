@@ -11,16 +11,18 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from tuned_spec.actor import outcome
 from tuned_spec.actor.budget import Purse, Spent
 from tuned_spec.actor.config import ModelConfig
-from tuned_spec.actor.flow import Consult, Reply
-from tuned_spec.actor.outcome import Said, Trouble
+from tuned_spec.actor.flow import Consult, Reply, Said
+from tuned_spec.actor.outcome import Trouble
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,7 +38,7 @@ FORMS = {"schema": ("schema", "none"), "json": ("json", "none"), "none": ("none"
 class Speaker(Protocol):
     """One vendor's protocol. Both raise Trouble."""
 
-    async def say(self, http: httpx2.AsyncClient, consult: Consult, form: str) -> Said: ...
+    async def say(self, http: httpx2.AsyncClient, consult: Consult, form: str) -> outcome.Said: ...
     async def models(self, http: httpx2.AsyncClient) -> list[str]: ...
 
 
@@ -109,6 +111,18 @@ class Model:
             seconds=time.monotonic() - started,
         )
 
+    def warm(self) -> None:
+        """The libraries import parts of themselves on first use, when they may no longer be readable: so they
+        are used now, on an endpoint of our own that knows nothing, over http and https."""
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            threading.Thread(target=_answer_nothing, args=(nobody,), daemon=True).start()
+            for scheme in ("http", "https"):
+                endpoint = f"{scheme}://localhost:{nobody.getsockname()[1]}"
+                config = msgspec.structs.replace(
+                    self.config, endpoint=endpoint, timeout_s=5.0, tries=1, proxy=""
+                )
+                Model(config).ask(Consult("", (Said("user", ""),), {"type": "object"}, 1))
+
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
 
@@ -156,7 +170,7 @@ class _Exchange:
                 return Reply(error=reply.error + asked, again=True)
             await asyncio.sleep(pause)
 
-    async def formed(self) -> Said:
+    async def formed(self) -> outcome.Said:
         """One try, and a second at once without a structured reply, if it is that what is refused."""
         form = self.model.form
         try:
@@ -168,7 +182,7 @@ class _Exchange:
             self.model._forms = ["none"]  # it works so: remembered for the next question
             return said
 
-    async def once(self, form: str) -> Said:
+    async def once(self, form: str) -> outcome.Said:
         sent = len(self.consult.system) + sum(len(turn.text.encode()) for turn in self.consult.said)
         into = int(sent / BYTES_A_TOKEN) + 1
         if form == "schema":
@@ -206,6 +220,20 @@ class _Exchange:
             return ""
         more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
         return f"; it has {', '.join(names[:MOST_LISTED])}{more}" if names else "; it has none"
+
+
+def _answer_nothing(server: socket.socket) -> None:
+    """Two clients: one gets an empty document, one that speaks TLS gets the same, which it cannot read."""
+    try:
+        for _ in range(2):
+            with server.accept()[0] as client:
+                client.recv(1 << 16)
+                client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}")
+                client.shutdown(socket.SHUT_WR)
+                while client.recv(1 << 16):
+                    pass
+    except OSError:
+        pass
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

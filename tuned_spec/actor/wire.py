@@ -7,6 +7,7 @@ more than REPLY_LIMIT bytes are read. Must not know what is said, nor how often 
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  what names of hosts are read with: else at the first one
 import ssl
 from collections.abc import AsyncIterator
 

@@ -29,22 +29,20 @@ def arg(*flags: str, **options: Any) -> Argument:
     return flags, options
 
 
+ACTOR_HELP = f"who judges, and how (default: {paths.ACTOR} if it is there; without, trials alone do)"
 POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
 
+ANSWER = [
+    arg("trial", metavar="ID", help="of the question, as `status` shows it; its beginning or number will do"),
+    arg("--remark", default="", metavar="TEXT", help="kept with the answer"),
+]
+
+MODULES = {"pause": "control", "resume": "control", "reject": "approve"}
+# commands about what a daemon did, wherever it was started
+LOOKING = {"status", "why", "history", "knobs", "plan", "mcp"} | {
+    *("restore", "pause", "resume", "approve", "reject", "propose"),
+}
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
-MODULES = {"pause": "control", "resume": "control"}
-LOOKING = (
-    "status",
-    "why",
-    "history",
-    "restore",
-    "pause",
-    "resume",
-    "knobs",
-    "propose",
-    "plan",
-    "mcp",
-)  # at what a daemon did
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -52,12 +50,23 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--policy", action="append", metavar="P", help=POLICY_HELP),
             arg("--mode", choices=("observe", "lossless", "lossy"), help="override the policy's mode"),
             arg("--for", dest="for_s", metavar="TIME", help="stop after this long (60s, 5min)"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
+        ],
+    ),
+    "actor": (
+        "the model that judges: `check` tries its endpoint for real and says what is wrong",
+        [
+            arg("verb", choices=("check",), metavar="check", help="one tiny question, as a review asks it"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
         ],
     ),
     "status": ("what is running, changed, refused and on trial", []),
     "why": (
         "why a knob has its value: original, rule, evidence, verdict, live",
-        [arg("knob", metavar="KNOB", help="for example vm.swappiness")],
+        [
+            arg("knob", metavar="KNOB", help="for example vm.swappiness"),
+            arg("--full", action="store_true", help="and all that was said to and by a model about it"),
+        ],
     ),
     "history": (
         "what was decided and done, a line each",
@@ -75,7 +84,10 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "pause": ("make no new changes until resumed; open trials run to their end", []),
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
-        [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
+        [
+            arg("knobs", nargs="*", metavar="KNOB", help="take these up again"),
+            arg("--advice", action="store_true", help="only drop what verdicts advised (see `status`)"),
+        ],
     ),
     "propose": (
         "put a change of your own on trial, like a rule's guess: measured, and kept only if it helps",
@@ -115,6 +127,8 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--source", default="mcp", metavar="NAME", help="who proposes then, one word (default mcp)"),
         ],
     ),
+    "approve": ("say yes to a change that waits for a person: see `status`", ANSWER),
+    "reject": ("say no to it: what was tried goes back", ANSWER),
     "check": (
         "check policy files; show the merged result and where each value came from",
         [

@@ -13,7 +13,11 @@ REFUSED = 1
 
 
 def main(args: argparse.Namespace) -> int:
-    reply = live.ask(args.runtime_dir, args.command, getattr(args, "knobs", ()))
+    advice = getattr(args, "advice", False)
+    if advice and args.knobs:
+        raise UsageError("resume --advice takes no KNOB: it drops all advice and nothing else")
+    more = {"advice": True} if advice else {}
+    reply = live.ask(args.runtime_dir, args.command, getattr(args, "knobs", ()), **more)
     if reply is None:
         error, code = silence(args.runtime_dir)
     elif not reply.get("ok"):
@@ -43,6 +47,8 @@ def silence(runtime_dir: Path) -> tuple[str, int]:
 
 
 def _said(args: argparse.Namespace, paused: bool) -> str:
+    if getattr(args, "advice", False):
+        return "what verdicts advised is dropped" + ("; changes are still paused" if paused else "")
     if args.command == "pause" or not paused:
         return "paused: no new changes" if paused else "resumed: changes are made again"
     resume = live.command("resume", args.runtime_dir)

@@ -24,7 +24,8 @@ SILENCE_S = 5.0
 
 
 class Request(Frozen, frozen=True):
-    """`do`: status, plan, restore, pause, resume, propose (with `offer`), withdraw (`source`, `trial`)."""
+    """`do`: status, plan, restore, pause, resume, propose (with `offer`), withdraw (`source`, `trial`),
+    approve and reject (`trial`, `remark`)."""
 
     v: int
     do: str
@@ -32,6 +33,8 @@ class Request(Frozen, frozen=True):
     offer: Offer | None = None
     source: str = ""
     trial: str = ""
+    remark: str = ""
+    advice: bool = False  # resume: drop what verdicts advised, and nothing else
 
 
 class Client:

@@ -39,6 +39,7 @@ from tuned_spec.engine.events import (
     Apply,
     Ask,
     Command,
+    Decided,
     Event,
     ForeignFound,
     Hold,
@@ -69,6 +70,7 @@ from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
+from tuned_spec.ledger.repair import ROOTS
 from tuned_spec.model import (
     ForeignWrite,
     Hello,
@@ -96,6 +98,8 @@ PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
 DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
+CHANGES = ("restore", "pause", "resume", "approve", "reject", "propose", "withdraw")
+REMARK = 200  # characters of one that are kept
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -200,6 +204,7 @@ class Daemon:
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,
+            where="" if options.runtime_dir == Path(ROOTS) else f" --runtime-dir {options.runtime_dir}",
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
             t=self.started,
@@ -466,9 +471,7 @@ class Daemon:
                 self.drop_client(client)
                 return
             reply: dict[str, object] = (
-                {"ok": False, "error": request}
-                if isinstance(request, str)
-                else self.answer(request, client.may_change)
+                {"ok": False, "error": request} if isinstance(request, str) else self.answer(request, client)
             )
             more = self.control.answer(client, reply)
         if more:
@@ -481,18 +484,15 @@ class Daemon:
             self.off(client.sock.fileno())
         self.control.drop(client)
 
-    def answer(self, request: Request, may_change: bool) -> dict[str, object]:
+    def answer(self, request: Request, client: Client) -> dict[str, object]:
         unknown = [k for k in request.knobs if k not in self.state.setup.catalogue]
         if request.do == "status":
             return {"ok": True, "status": self.status()}
         if request.do == "plan":
             return {"ok": True, "plan": self.plan()}
-        if request.do not in ("restore", "pause", "resume", "propose", "withdraw"):
-            return {
-                "ok": False,
-                "error": f"{request.do}: unknown; status, plan, restore, pause, resume, propose or withdraw",
-            }
-        if not may_change:
+        if request.do not in CHANGES:
+            return {"ok": False, "error": f"{request.do}: unknown; status, plan, {', '.join(CHANGES)}"}
+        if not client.may_change:
             return {"ok": False, "error": f"{request.do}: only root may change what is tuned; use sudo"}
         if unknown:
             return {"ok": False, "error": f"{', '.join(unknown)}: not in the catalogue"}
@@ -507,8 +507,10 @@ class Daemon:
                 return self.word()
             case "pause":
                 self.dispatch(Pause(clock()))
+            case "resume":
+                self.dispatch(Resume(clock(), request.knobs, request.advice))
             case _:
-                self.dispatch(Resume(clock(), request.knobs))
+                return self.decide(request, client.uid)
         return {"ok": True, "paused": self.state.paused}
 
     def propose(self, offer: Offer | None) -> dict[str, object]:
@@ -559,6 +561,20 @@ class Daemon:
                 "steps": steps,
             }
         return self.plan_now
+
+    def decide(self, request: Request, uid: int) -> dict[str, object]:
+        """A person's yes or no to a pending question."""
+        found = engine.find_pending(self.state, request.trial)
+        if isinstance(found, str):
+            pending = engine.describe(self.state, clock())["pending"]
+            return {"ok": False, "error": f"{request.do}: {found}", "pending": pending}
+        remark = "".join(c if c.isprintable() else " " for c in request.remark[:REMARK])
+        approve = request.do == "approve"
+        self.dispatch(Decided(clock(), found.trial, approve, uid, _name_of(uid), remark))
+        open = self.state.trials.get(found.trial)
+        kept = any(held.trial == found.trial for held in self.state.held.values())
+        state = open.phase.value if open else "kept" if kept else "over"
+        return {"ok": True, "trial": found.trial, "moves": found.moves, "asked": found.asked, "state": state}
 
     def status(self) -> dict[str, object]:
         t = clock()
@@ -718,6 +734,13 @@ def _user_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"(user {uid}, who has no name here)"
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "nobody known"
 
 
 def _uid_of(user: str) -> int:

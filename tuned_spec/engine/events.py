@@ -116,10 +116,13 @@ class Pause(Frozen, frozen=True):
 
 
 class Resume(Frozen, frozen=True):
-    """Changes may be made again; a knob named is taken up again after a foreign write."""
+    """Changes may be made again; a knob named is taken up again after a foreign write.
+
+    `advice`: neither; what verdicts advised is dropped."""
 
     t: float
     knobs: tuple[str, ...] = ()
+    advice: bool = False
 
 
 class Planned(Frozen, frozen=True):
@@ -150,6 +153,17 @@ class Withdrawn(Frozen, frozen=True):
     trial: str
 
 
+class Decided(Frozen, frozen=True):
+    """A person's answer to a pending question. `who` is the login name of `uid`, by the kernel's word."""
+
+    t: float
+    trial: str
+    approve: bool
+    uid: int
+    who: str
+    remark: str = ""
+
+
 class Stop(Frozen, frozen=True):
     t: float
     why: str
@@ -171,6 +185,7 @@ Event = (
     | Planned
     | Offered
     | Withdrawn
+    | Decided
     | Stop
 )
 

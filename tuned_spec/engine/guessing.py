@@ -69,11 +69,14 @@ class Guessing(Climbing):
             if refusal := self.gate(rule):
                 self.refuse(rule, refusal)
             else:
-                asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
+                # High risk gets through the gate only if a person is asked first.
+                asking[rule.id] = rule, replace(selection.candidate(rule, setup.catalogue), asked=True)
         if not asking:
             return
         candidates = [candidate for _, candidate in asking.values()]
-        chosen = selection.choose(candidates, learned.record, learned.watched.usual, self.wall, ROOM)
+        chosen = selection.choose(
+            candidates, learned.record, learned.watched.usual, self.wall, ROOM, preferred=self.preferred()
+        )
         for id in chosen.launch:
             self.look(asking[id][0])
         for id, why in chosen.skip.items():

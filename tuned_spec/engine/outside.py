@@ -11,8 +11,8 @@ import msgspec
 
 from tuned_spec import envelope, windows
 from tuned_spec.engine.events import Answer, Looked, Offered, Revert, Withdrawn
-from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Trial, situation
+from tuned_spec.engine.waiting import Waiting
 from tuned_spec.model import Action, Offer, Op, Proposal, Refusal, Rule, Writes
 from tuned_spec.speculate.templates import is_glob
 
@@ -24,7 +24,7 @@ RESTS = 256  # rejected changes from outside that are remembered
 replace = msgspec.structs.replace
 
 
-class Outside(Guessing):
+class Outside(Waiting):
     def offered(self, event: Offered) -> None:
         offer, rule = event.offer, as_rule(event.offer)
         if refusal := self.hear(offer):

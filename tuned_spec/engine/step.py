@@ -19,6 +19,7 @@ from tuned_spec.engine.events import (
     Applied,
     ApplyFailed,
     Command,
+    Decided,
     Event,
     ForeignFound,
     JournalChanged,
@@ -72,6 +73,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.offered(event)
         case Withdrawn():
             turn.withdrawn(event)
+        case Decided():
+            turn.decided(event)
         case Stop():
             turn.stop(event)
         case _:
