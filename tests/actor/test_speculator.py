@@ -1,4 +1,4 @@
-"""The actor's loop with an Outlook: its flow's answer is sent, the latest one counts, failures are silence."""
+"""The actor's loop with an Outlook: its answer is sent, the latest question counts, failures are silence."""
 
 from __future__ import annotations
 
