@@ -739,7 +739,7 @@ RECORD_KINDS = {
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "pending": "the Notice as a mapping: a person is asked",
-    "decided": "approve, uid, name, remark: a person's answer",
+    "decided": "what, approve, uid, name, remark: a person's answer",
     "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
     "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",

@@ -68,7 +68,9 @@ class Loop(RuleBasedStateMachine):
         self.world = World(mode, msgspec.structs.replace(POLICY, approval=approval, suggest=SUGGEST))
         self.risky = risky
         high = {name: msgspec.structs.replace(CATALOGUE[name], risk=Risk.HIGH) for name in risky}
-        setup = msgspec.structs.replace(self.world.state.setup, catalogue=CATALOGUE | high, options=OPTIONS)
+        setup = msgspec.structs.replace(
+            self.world.state.setup, catalogue=CATALOGUE | high, options=tuple(set(OPTIONS) - risky)
+        )
         self.world.state = msgspec.structs.replace(self.world.state, setup=setup)
         self.yes: set[tuple[str, Value]] = set()  # what was approved
         self.foreign: set[str] = set()
@@ -382,7 +384,8 @@ class Loop(RuleBasedStateMachine):
         world.feed(ev.Stop(world.t, "the end"))
         for name, value in world.kernel.items():
             assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
-        answered = [m for m in world.told if isinstance(m, Measurement | Cancel | Case | Notice | Outlook)]
+        told = Measurement | Cancel | Case | Notice | Outlook
+        answered = [m for m in world.told if isinstance(m, told)]
         assert len(answered) == len(world.told)
 
 

@@ -133,6 +133,7 @@ class Question(msgspec.Struct, frozen=True):
     verdict: Verdict | None = None  # None: they are asked before anything is written
     lease_s: float = 0.0  # then: how long the trial may take
     yes: bool = False  # they said so, and something still stands in the way
+    told: int = 0  # how often an actor was told, whose hook may tell a person
 
 
 class Trial(msgspec.Struct, frozen=True):

@@ -78,9 +78,9 @@ class Suggesting(Outside):
             return
         self.state = replace(self.state, looking=self.state.looking - {LOOK})
         if suggest is not None and event.live:
-            self.tell_outlook(suggest, event.live)
+            self.ask_model(suggest, event.live)
 
-    def tell_outlook(self, suggest: Suggest, live: dict[str, Value]) -> None:
+    def ask_model(self, suggest: Suggest, live: dict[str, Value]) -> None:
         setup, number = self.state.setup, self.state.outlooks + 1
         usual = self.state.learned.watched.usual
         options = tuple(
