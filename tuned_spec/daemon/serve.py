@@ -65,7 +65,7 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.engine.guessing import look_at
 from tuned_spec.engine.plan import asked, plan
-from tuned_spec.engine.state import Phase
+from tuned_spec.engine.state import Phase, is_pending
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
@@ -573,6 +573,7 @@ class Daemon:
             "trial": self.answered.trial,
             "mode": self.state.mode,
             "state": trial.phase if trial else "",
+            "pending": trial is not None and is_pending(trial),
             "deadline_in_s": round(trial.deadline - clock(), 1) if trial else 0.0,
         }
 
