@@ -318,6 +318,18 @@ def _trial(chain: Chain, now: float) -> str:
     return words
 
 
+def _approval(chain: Chain, now: float) -> str:
+    asked, answer = chain.last("pending"), chain.last("decided")
+    if not asked:
+        return ""
+    words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
+    if answer and answer.id > asked.id:
+        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+    elif chain.open:
+        words.append("no answer yet")
+    return "; ".join(words)
+
+
 def _reviewed(chain: Chain, now: float) -> str:
     """What a model said, and what asking it took."""
     found = chain.last("verdict")
@@ -341,18 +353,6 @@ def _figure(data: Mapping[str, object], name: str) -> float:
 
 def _advised(chain: Chain, now: float) -> str:
     return "; ".join(advice(one) for one in chain.advice)
-
-
-def _approval(chain: Chain, now: float) -> str:
-    asked, answer = chain.last("pending"), chain.last("decided")
-    if not asked:
-        return ""
-    words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
-    if answer and answer.id > asked.id:
-        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
-    elif chain.open:
-        words.append("no answer yet")
-    return "; ".join(words)
 
 
 def _verdict(chain: Chain, now: float) -> str:
@@ -400,8 +400,8 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "trial": _trial,
     "reviewed": _reviewed,
     "verdict": _verdict,
-    "advice": _advised,
     "approval": _approval,
+    "advice": _advised,
     "live now": _live,
     "range": _range,
 }

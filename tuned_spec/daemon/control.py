@@ -30,11 +30,11 @@ class Request(Frozen, frozen=True):
     v: int
     do: str
     knobs: tuple[str, ...] = ()
-    advice: bool = False  # resume: drop what verdicts advised, and nothing else
     offer: Offer | None = None
     source: str = ""
     trial: str = ""
     remark: str = ""
+    advice: bool = False  # resume: drop what verdicts advised, and nothing else
 
 
 class Client:

@@ -264,15 +264,6 @@ def situation(state: State, t: float) -> Situation:
     )
 
 
-def rests(state: State, t: float) -> dict[str, str]:
-    """Rules that advice leaves to rest, and whose it is."""
-    return {
-        one.item.rule: f"{one.by} in {one.trial}, for {one.until - t:.0f} s more: {one.item.reason}"
-        for one in in_force(state, t)
-        if isinstance(one.item, RestRule)
-    }
-
-
 def is_pending(trial: Trial) -> bool:
     """Whether a person's answer is still waited for."""
     return trial.question is not None and not trial.question.yes and trial.phase is not Phase.REVERTING
@@ -344,6 +335,15 @@ def find_pending(state: State, word: str) -> Notice | str:
     if word.startswith(state.prefix) and number.isdecimal() and 0 < int(number[:9]) <= state.started:
         return f"{word} is over; `tuned-spec history --trial {word}` says how it ended"
     return f"{word[:60]!a} is no question that waits for an answer"
+
+
+def rests(state: State, t: float) -> dict[str, str]:
+    """Rules that advice leaves to rest, and whose it is."""
+    return {
+        one.item.rule: f"{one.by} in {one.trial}, for {one.until - t:.0f} s more: {one.item.reason}"
+        for one in in_force(state, t)
+        if isinstance(one.item, RestRule)
+    }
 
 
 def describe(state: State, t: float) -> dict[str, object]:
