@@ -93,7 +93,8 @@ def test_a_yes_keeps_it(approval: Approval) -> None:
     decide(world, True)
     assert world.kernel["t.plain"] == 200 and world.state.held["t.plain"].trial == "t1"
     assert world.kinds()[-2:] == ["decided", "confirmed"] and not world.state.trials
-    assert world.notes[-2].data == {"approve": True, "uid": 1000, "name": "alice", "remark": "as agreed"}
+    said = {"what": "approved by alice (uid 1000): as agreed", "approve": True}
+    assert world.notes[-2].data == said | {"uid": 1000, "name": "alice", "remark": "as agreed"}
     assert notices(world) == ["pending", "decided"]
 
 
@@ -288,6 +289,9 @@ def test_the_actors_death_does_not() -> None:
     later(world, 500.0)
     world.feed(ev.ActorChanged(world.t, True, "started"))
     assert len([m for m in world.told if isinstance(m, Case)]) == 1, "it has said its word"
+    assert notices(world) == ["pending", "pending"], "the one that died may not have told anybody"
+    world.feed(ev.ActorChanged(world.t, True, "and again"))
+    assert notices(world) == ["pending", "pending"]
     decide(world, True)
     assert world.kernel["t.plain"] == 200
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # what only an actor with a model loads
 
 UNUSABLE = 2  # exit status
 NOBODY = 65534
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38  # linux/prctl.h
 
 
 def drop_privileges() -> None:
@@ -44,6 +44,8 @@ def drop_privileges() -> None:
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     os.chdir("/")
+    # Another process of the same user, the owner's hook for one, may not look for the key in our memory.
+    _prctl(PR_SET_DUMPABLE, 0)
     # After the change of uid, which clears it (prctl(2)).
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tuned_spec.errors import ActorError
 from tuned_spec.model import Frozen
 from tuned_spec.policy import units
-from tuned_spec.policy.document import Node, read, shown
+from tuned_spec.policy.document import Items, Node, read, shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
@@ -154,7 +154,7 @@ class _Reader(Reader):
             self.model(parts["speculator"], "speculator", prices) if "speculator" in parts else None,
             self.budget(parts["budget"], model) if "budget" in parts else Budget(),
             self.review(parts.get("review"), model),
-            tuple(self.many(parts, "", "notify", str).values()),
+            self.command(parts["notify"], "notify") if "notify" in parts else (),
         )
 
     def model(self, node: Node, key: str, prices: Prices) -> ModelConfig | None:
@@ -226,6 +226,14 @@ class _Reader(Reader):
         probes = self.one(parts, "review", "probes", _whole(0, 32))
         time = self.one(parts, "review", "time", _seconds(0.1, LONGEST_REVIEW_S))
         return Review(keep or Review().keep, Review().probes if probes is None else probes, time or time_s)
+
+    def command(self, node: Node, key: str) -> tuple[str, ...]:
+        words = [self.text(item, f"{key}[{n}]") for n, item in enumerate(self.items(node, key))]
+        if not words and isinstance(node, Items):
+            self.problem(node.line, key, "is an empty list", "write [PROGRAM, ARGUMENT...], or delete it")
+        elif words and words[0] and not words[0].startswith("/"):
+            self.problem(node.line, f"{key}[0]", "is not an absolute path", "write it from / on")
+        return tuple(word for word in words if word is not None)
 
     def numbers(self, node: Node, key: str, words: Mapping[str, Callable[[str], T]]) -> dict[str, T]:
         """What was understood of a mapping of plain values."""

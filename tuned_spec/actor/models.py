@@ -153,7 +153,7 @@ class _Exchange:
                 said = await self.formed()
                 reply = Reply(said.text, said.trouble, said.again, said.model)
                 # Cut short or refused it would be so again; an empty one may be chance.
-                if not said.trouble or said.text or not said.again or number >= self.config.tries:
+                if not said.trouble or said.text.strip() or not said.again or number >= self.config.tries:
                     return reply
                 wait = None
             except Spent as error:

@@ -26,6 +26,7 @@ from tuned_spec.model import (
     Measure,
     Measurement,
     Notice,
+    Outlook,
     Probe,
     ProbeAnswer,
     ToActor,
@@ -77,6 +78,8 @@ class Actor:
             case Notice():
                 if self._notify:
                     self._notify(message)
+                return []
+            case Outlook():
                 return []
             case _:
                 assert_never(message)

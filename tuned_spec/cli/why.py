@@ -11,17 +11,7 @@ import msgspec
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import (
-    SENTENCES,
-    advice,
-    consulted,
-    decided,
-    kind,
-    outcomes,
-    pending,
-    planned,
-    verdict,
-)
+from tuned_spec.cli.history import SENTENCES, advice, consulted, kind, outcomes, pending, planned, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -324,7 +314,7 @@ def _approval(chain: Chain, now: float) -> str:
         return ""
     words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
     if answer and answer.id > asked.id:
-        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+        words.append(f"{answer.data.get('what')}, at {show.when(answer.wall, now)}")
     elif chain.open:
         words.append("no answer yet")
     return "; ".join(words)

@@ -89,6 +89,7 @@ from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
 from tuned_spec.sense.triggers import Trigger, open_triggers
+from tuned_spec.speculate.options import MOST_OPTIONS, meant
 from tuned_spec.speculate.rules import RulesMemory, inert
 from tuned_spec.speculate.templates import instantiate, is_template
 
@@ -176,7 +177,9 @@ class Daemon:
         self.inert: list[tuple[str, str]] = []
         self.planned: tuple[Rule, ...] | None = None
         rules = self.rules_here()
-        comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
+        named = [action.knob for rule in policy.rules for action in rule.do]
+        named += policy.suggest.knobs if policy.suggest else ()
+        comes_and_goes = any("@" in name for name in named)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
@@ -195,7 +198,9 @@ class Daemon:
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
+            setup=engine.Setup.of(
+                policy, hands.catalogue, rules, os.cpu_count() or 1, True, self.options_here()
+            ),
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,
@@ -307,8 +312,9 @@ class Daemon:
             self.join(None)
         if t >= self.next_plan:
             self.next_plan = t + PLAN_S
-            if (rules := self.rules_here()) != self.state.setup.rules:
-                self.dispatch(Planned(clock(), rules))
+            rules, options = self.rules_here(), self.options_here()
+            if (rules, options) != (self.state.setup.rules, self.state.setup.options):
+                self.dispatch(Planned(clock(), rules, options))
 
     def rules_here(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
@@ -326,6 +332,14 @@ class Daemon:
             self.hands.watch_over(knobs)
         self.planned = rules
         return rules
+
+    def options_here(self) -> tuple[str, ...]:
+        """The knobs here that a model may propose values for."""
+        suggest, catalogue = self.policy.suggest, self.hands.catalogue
+        if suggest is None:
+            return ()
+        found = meant(suggest.knobs, catalogue, catalogue.instances)
+        return tuple(name for name in found if name not in self.hands.unusable(found))[:MOST_OPTIONS]
 
     def glance(self, t: float) -> None:
         """Between slow ticks: has the host begun to work? Then its rates count from now on, not from then."""
@@ -419,7 +433,8 @@ class Daemon:
                 trouble = trouble or self.actor.accept(message)
                 if not trouble:
                     what = f"{message.kind} actor started, process {message.pid}, uid {message.uid}"
-                    self.dispatch(ActorChanged(clock(), True, what, self.actor.review_s))
+                    review_s, speculates = self.actor.review_s, self.actor.speculates
+                    self.dispatch(ActorChanged(clock(), True, what, review_s, speculates))
             elif self.actor.ready:
                 self.dispatch(ActorSaid(clock(), message))
             else:

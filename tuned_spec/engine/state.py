@@ -22,6 +22,7 @@ from tuned_spec.model import (
     Move,
     Notice,
     Offer,
+    Outlook,
     Policy,
     Proposal,
     RestRule,
@@ -48,7 +49,8 @@ replace = msgspec.structs.replace
 class Setup(msgspec.Struct, frozen=True):
     """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation.
 
-    `rules` are the policy's with each template replaced by the rules of the instances that are here now.
+    `rules` are the policy's with each template replaced by the rules of the instances that are here now;
+    `options` the knobs here that a model may propose values for.
     """
 
     policy: Policy
@@ -59,6 +61,7 @@ class Setup(msgspec.Struct, frozen=True):
     climbs: tuple[Climb, ...]
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
+    options: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Setup(msgspec.Struct, frozen=True):
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
         tried_only: bool = False,
+        options: tuple[str, ...] = (),
     ) -> Setup:
         return cls(
             policy=policy,
@@ -78,6 +82,7 @@ class Setup(msgspec.Struct, frozen=True):
             climbs=policy.climbs,
             cpus=cpus,
             tried_only=tried_only,
+            options=options,
         )
 
     def limit(self, knob: str, rule: str) -> Limit:
@@ -128,6 +133,7 @@ class Question(msgspec.Struct, frozen=True):
     verdict: Verdict | None = None  # None: they are asked before anything is written
     lease_s: float = 0.0  # then: how long the trial may take
     yes: bool = False  # they said so, and something still stands in the way
+    told: int = 0  # how often an actor was told, whose hook may tell a person
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -211,6 +217,10 @@ class State(msgspec.Struct, frozen=True):
     stopping: bool = False
     journal_ok: bool = True
     actor_alive: bool = False
+    speculates: bool = False  # the actor answers an Outlook
+    outlook: Outlook | None = None  # that it has not answered
+    outlook_at: float = 0.0  # when the next one is due
+    outlooks: int = 0  # so far
     review_s: float = 0.0  # how long the actor may think after its measurements
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far

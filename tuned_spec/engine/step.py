@@ -34,14 +34,14 @@ from tuned_spec.engine.events import (
     Ticked,
     Withdrawn,
 )
-from tuned_spec.engine.outside import Outside
 from tuned_spec.engine.state import Phase, State
+from tuned_spec.engine.suggesting import Suggesting
 from tuned_spec.speculate import rules as speculator
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Outside(state, event.t)
+    turn = Suggesting(state, event.t)
     match event:
         case Observed():
             turn.observed(event)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from tuned_spec import approval, envelope
-from tuned_spec.engine.events import Apply, Decided, Look, Looked, Tell
+from tuned_spec.engine.events import ActorChanged, Apply, Decided, Look, Looked, Tell
 from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Phase, Question, Trial, is_pending, notice, question_of, situation
 from tuned_spec.model import Approval, Arm, Refusal, Rule, Side, Verdict, VerdictKind
 
 QUESTIONS = 64  # that wait at once: nobody would read more
+TOLD = 2  # how often a question is told: once, and once more to an actor started anew
 YES = "yes "  # what a look is for that comes before what was said yes to; no rule has a name with a blank
 
 replace = msgspec.structs.replace
@@ -71,7 +72,7 @@ class Waiting(Guessing):
         trial = self.put(replace(trial, question=question, deadline=deadline, window=None))
         said = notice(self.state, trial, question, "pending", question_of(self.state, trial, question))
         self.note("pending", trial, **msgspec.to_builtins(said))
-        self.do(Tell(said))
+        trial = self.tell(trial, question)
         new = said.waits_at is Side.NEW
         arm = (Arm.B if question.writes == trial.after else Arm.C) if new else Arm.A
         if arm is trial.arm is not Arm.C:
@@ -79,6 +80,18 @@ class Waiting(Guessing):
         else:
             self.put(replace(trial, arm=arm, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, question.writes if new else trial.before))
+
+    def tell(self, trial: Trial, question: Question) -> Trial:
+        words = question_of(self.state, trial, question)
+        self.do(Tell(notice(self.state, trial, question, "pending", words)))
+        return self.put(replace(trial, question=replace(question, told=question.told + 1)))
+
+    def actor_changed(self, event: ActorChanged) -> None:
+        """The one that died may not have told anybody."""
+        super().actor_changed(event)
+        for trial in tuple(self.state.trials.values()) if event.alive else ():
+            if trial.question and is_pending(trial) and trial.question.told < TOLD:
+                self.tell(trial, trial.question)
 
     def rest_on_a(self, trial: Trial) -> None:
         """What is asked about rests where it has been brought."""
@@ -97,7 +110,7 @@ class Waiting(Guessing):
         word = "approved" if event.approve else "rejected"
         what = f"{word} by {event.who} (uid {event.uid})" + (f": {event.remark}" if event.remark else "")
         facts = {"approve": event.approve, "uid": event.uid, "name": event.who, "remark": event.remark}
-        self.note("decided", trial, **facts)
+        self.note("decided", trial, what=what, **facts)
         self.do(Tell(notice(self.state, trial, question, "decided", what)))
         if event.approve:
             self.go_on(self.put(replace(trial, question=replace(question, yes=True))))
