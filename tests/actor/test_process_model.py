@@ -123,7 +123,8 @@ def test_it_asks_after_the_drop_with_all_it_needs_in_memory(tmp_path: Path, prot
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_its_memory_is_closed_to_others_of_its_user(tmp_path: Path) -> None:
     look = (
-        "import os, sys; os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "import os, sys; n = 65534\n"
+        "os.setgroups([]); os.setresgid(n, n, n); os.setresuid(n, n, n)\n"
         "try: open(f'/proc/{sys.argv[1]}/mem', 'rb'); print('open')\n"
         "except PermissionError: print('closed')"
     )
