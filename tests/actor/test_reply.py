@@ -199,7 +199,7 @@ def test_values_of_each_shape(one: Knob, was: Value, now: Value, wish: object, w
         assert verdict(text, terms).writes == (Write(one.id, value),)  # type: ignore[arg-type]
 
 
-BOTH = {PAGES: (8192, 16384), WORD: ("always", "madvise")}
+BOTH: dict[Knob, tuple[Value, Value]] = {PAGES: (8192, 16384), WORD: ("always", "madvise")}
 
 
 def knobwise(**said: Mapping[str, object]) -> str:
