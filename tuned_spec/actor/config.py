@@ -199,8 +199,9 @@ class _Reader(Reader):
         elif place := next((n for n in ("key_file", "credential") if n in given), None):
             line, text = parts[place].line, getattr(model, place)
             self.understood(line, f"{key}.{place}", text, lambda: read_key(model, self.environ))
-        if "ca_file" in given and not os.access(model.ca_file, os.R_OK):
-            self.problem(parts["ca_file"].line, f"{key}.ca_file", "cannot be read", "check its name and mode")
+        if "ca_file" in given:
+            line, name = parts["ca_file"].line, f"{key}.ca_file"
+            self.understood(line, name, model.ca_file, lambda: _certificates(model.ca_file))
         if (model.key_file or model.credential) and not model.insecure and in_the_clear(model.endpoint):
             what = "would send the key in the clear"
             hint = "use https, or say `insecure: yes` if nobody can listen on the way"
@@ -328,6 +329,17 @@ def _path(text: str) -> str:
     if not text.startswith("/"):
         raise Misfit(f"{shown(text)} is not an absolute path", "write it from / on: the actor works there")
     return text
+
+
+def _certificates(file: str) -> None:
+    import ssl  # 2 MB, for those who name one
+
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise Misfit(f"{file} holds no certificate", "put the authority's into it, as PEM") from None
+    except OSError as error:
+        raise Misfit(f"{file} cannot be read: {error.strerror}", "check its name and mode") from None
 
 
 def _file_name(text: str) -> str:

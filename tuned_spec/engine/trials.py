@@ -242,7 +242,8 @@ class Trials(Advised):
         self.drop(trial)
 
     def all_reverted(self, event: Reverted, gone: set[str]) -> None:
-        """After RevertAll: trials with every knob back are over; the others are tried again by themselves."""
+        """Of no open trial (all, or what one had kept): trials with every knob back are over; the others
+        are tried again by themselves."""
         over = [t for t in self.state.trials.values() if t.phase is Phase.REVERTING and set(t.knobs) <= gone]
         for trial in over:
             self.drop(trial)
@@ -250,7 +251,7 @@ class Trials(Advised):
             knobs = tuple(o.knob for o in event.outcomes)
             trials = tuple(t.id for t in over)
             data: dict[str, object] = {"why": event.why, "outcomes": event.outcomes, "trials": trials}
-            self.do(Note(Record("reverted", self.t, knobs=knobs, data=data)))
+            self.do(Note(Record("reverted", self.t, event.trial, knobs=knobs, data=data)))
 
     def keep(self, trial: Trial, after: Writes) -> None:
         """The verdict's value is in the kernel: hold it."""
