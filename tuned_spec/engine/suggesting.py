@@ -25,8 +25,10 @@ from tuned_spec.model import (
     Value,
     Verdict,
 )
+from tuned_spec.speculate import prior
 
 MODEL = "model"  # the source of these proposals, and of no other
+
 LOOK = "suggest"  # the name under which its knobs are read
 PATIENCE_S = 60.0  # what an answer may take at least
 METRICS = 48  # told in one outlook, those that judge among them
@@ -100,11 +102,12 @@ class Suggesting(Outside):
         told = [name for name in dict.fromkeys((*judged_by(suggest), *latest)) if name in latest]
         outlook = Outlook(
             id=f"{self.state.prefix}o{number}",
-            host=self.state.setup.host,
+            host=setup.host,
             signature=usual.features if usual else {},
             metrics={name: latest[name][-VALUES:] for name in told[:METRICS]},
             options=options,
             expect=tuple(one for one in suggest.expect if one.metric in self.state.rules.values),
+            past=prior.past(self.state.learned.priors, [o.knob.id for o in options], usual, self.wall),
         )
         self.state = replace(self.state, outlook=outlook, outlooks=number)
         self.do(Tell(outlook))

@@ -130,7 +130,7 @@ class Trials(Advised):
             review_s=self.state.review_s,
             host=setup.host,
             signature=trial.signature.features if trial.signature else {},
-            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
+            past=prior.past(self.state.learned.priors, trial.knobs, trial.signature, self.wall, trial.after),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
