@@ -210,7 +210,8 @@ class Talk:
                 outcome = f"asks {', '.join(question.name for question in read.questions)}"
             case Unusable():
                 outcome = f"unusable: {read.why}" if answer.text else f"no reply: {read.why}"
-        return exchanged(self.case.id, brief.SYSTEM, self.said, answer, outcome)
+        probes = len(read.questions) if isinstance(read, Ask) else 0
+        return exchanged(self.case.id, brief.SYSTEM, self.said, answer, outcome, probes)
 
 
 # ------------------------------------------------------------------- the model's own value
