@@ -256,6 +256,20 @@ class Climb(Frozen, frozen=True):
     dwell_s: float | None = None
 
 
+class Suggest(Frozen, frozen=True):
+    """What an actor that speculates, too, may propose changes of, and by what they would be judged.
+
+    `knobs`: names, or globs over entries and instances (`vm.*`, `block.read_ahead_kb@nvme*`). It is asked
+    every `every_s`, while nothing of it is on trial.
+    """
+
+    knobs: tuple[str, ...]
+    expect: tuple[Expect, ...]
+    guard: tuple[Guard, ...] = ()
+    every_s: float = 60.0
+    origin: str = ""  # file:line
+
+
 class Limit(Frozen, frozen=True):
     """A policy's narrowing of one knob, or of all the knobs of one entry. Numbers only where it is a number.
 
@@ -290,6 +304,32 @@ class Mode(StrEnum):
     LOSSY = "lossy"  # written first, judged after
 
 
+class Asking(StrEnum):
+    """When a person is asked."""
+
+    AFTER_TRIAL = "after_trial"  # with the evidence; what the trial writes goes back if they say no
+    BEFORE_TRIAL = "before_trial"  # nothing is written before they say yes
+
+
+class Side(StrEnum):
+    """Where a knob rests while a person is asked."""
+
+    OLD = "old"
+    NEW = "new"
+
+
+class Approval(Frozen, frozen=True):
+    """Which changes a person must say yes to: of knobs of the class `risk` and above, of `knobs` (ids or
+    entries, or globs over them), or by `rules` (rules and searches). No answer in `for_s` is a no."""
+
+    risk: Risk | None = None
+    knobs: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    ask: Asking = Asking.AFTER_TRIAL
+    wait_at: Side = Side.OLD
+    for_s: float = 14_400.0
+
+
 class Policy(Frozen, frozen=True):
     """What the loaded policy files come to, merged."""
 
@@ -297,6 +337,7 @@ class Policy(Frozen, frozen=True):
     mode: Mode = Mode.OBSERVE
     rules: tuple[Rule, ...] = ()
     climbs: tuple[Climb, ...] = ()
+    suggest: Suggest | None = None
     limits: tuple[Limit, ...] = ()
     metrics: tuple[MetricOwner, ...] = ()
     cgroups: tuple[str, ...] = ()  # paths below the cgroup root whose pressure is sensed
@@ -305,9 +346,24 @@ class Policy(Frozen, frozen=True):
     rest_s: float = 600.0  # a rejected guess rests this long, twice as long each time
     alpha: float = 0.05  # the most a change without effect may be confirmed
     max_pairs: int = 24  # a trial that has not decided by then rejects
+    approval: Approval = Approval()
 
 
 # ------------------------------------------------------------------------ guesses, trials
+
+
+class Offer(Frozen, frozen=True):
+    """A change proposed from outside the policy: by a person, by another agent, by a model.
+
+    `source` is one word for who proposes it; `reason` is theirs, too: foreign text.
+    """
+
+    source: str
+    writes: Writes
+    expect: Expect
+    reason: str
+    guard: tuple[Guard, ...] = ()
+    confidence: float = 0.5
 
 
 class Proposal(Frozen, frozen=True):
@@ -475,7 +531,6 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
-    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
     by: str = "trial"  # whose word it is: "trial", "model", "trial and model"
     opinions: dict[str, str] = {}  # who -> what they said, where several were heard
@@ -485,13 +540,15 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
 class Hello(Frozen, frozen=True, tag="hello"):
     """The actor's first message, after it has dropped its privileges.
 
-    `review_s`: how long it may think after the last measurement; each lease is so much longer.
+    `review_s`: how long it may think after the last measurement; each lease is so much longer. `speculates`:
+    it answers an Outlook.
     """
 
     kind: str
     pid: int
     uid: int
     review_s: float = 0.0
+    speculates: bool = False
 
 
 class Consulted(Frozen, frozen=True, tag="consulted"):
@@ -513,6 +570,7 @@ class Consulted(Frozen, frozen=True, tag="consulted"):
     cost: float = 0.0  # in the currency of the configured prices
     seconds: float = 0.0
     calls: int = 1
+    probes: int = 0  # that it asked for
 
 
 class Option(Frozen, frozen=True):
@@ -569,8 +627,38 @@ class Cancel(Frozen, frozen=True, tag="cancel"):
     reason: str
 
 
-FromActor = Hello | Measure | Probe | Consulted | Verdict
-ToActor = Case | Measurement | ProbeAnswer | Cancel
+class Move(Frozen, frozen=True):
+    knob: str
+    old: Value
+    new: Value
+
+
+class Notice(Frozen, frozen=True, tag="notice"):
+    """Daemon says what a person should know of a question to them; nothing answers it.
+
+    `event` is "pending" (they are asked), "decided" or "ended" (without an answer), `what` says it in words;
+    `reason` is the rule's, `figures` are the verdict's. `approve` and `reject` are the commands to type while
+    it is pending.
+    """
+
+    event: str
+    trial: str
+    rule: str
+    moves: tuple[Move, ...]
+    reason: str
+    what: str
+    asked: Asking
+    waits_at: Side
+    by: str = ""  # whose verdict it is that a person is asked about
+    claim: str = ""
+    figures: dict[str, float] = {}
+    left_s: float = 0.0
+    approve: str = ""
+    reject: str = ""
+
+
+FromActor = Hello | Measure | Probe | Consulted | Verdict | Suggestion
+ToActor = Case | Measurement | ProbeAnswer | Cancel | Notice | Outlook
 
 
 # --------------------------------------------------------- what the ledger says it has done
@@ -644,13 +732,17 @@ RECORD_KINDS = {
     "start": "pid, mode, policy (names), actor, alpha, boot_id, version",
     "stop": "why, outcomes (list of Outcome)",
     "would": "observe mode: writes, reason, seen; as `proposed`, but nothing is done",
+    "suggested": "writes (none: nothing), metric, reason, confidence, outlook: a model that speculates",
     "proposed": "writes, before, reason, source, origin, seen, expect, guard, confidence, lease_s",
     "refused": "code, what, writes, times (folded repeats)",
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
-    "consulted": "the Consulted as a mapping: a model was asked",
+    "pending": "the Notice as a mapping: a person is asked",
+    "decided": "what, approve, uid, name, remark: a person's answer",
+    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
     "probed": "name, args, seconds, error, bytes (of the answer, which is not kept): the actor asked a probe",
+    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

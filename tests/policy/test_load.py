@@ -152,6 +152,10 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
         "settings.rest": "600s",
         "settings.alpha": "5%",
         "settings.max_pairs": "24",
+        "approval.risk": "none",
+        "approval.ask": "after_trial",
+        "approval.wait_at": "old",
+        "approval.for": "4h",
     }
     assert set(bare.origins.values()) == {BUILT_IN}
 

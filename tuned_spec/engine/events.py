@@ -10,11 +10,13 @@ from tuned_spec.model import (
     ForeignWrite,
     Frozen,
     Measure,
+    Offer,
     Outcome,
     Probe,
     Record,
     Refusal,
     Rule,
+    Suggestion,
     ToActor,
     Value,
     Verdict,
@@ -88,7 +90,7 @@ class ForeignFound(Frozen, frozen=True):
 
 class ActorSaid(Frozen, frozen=True):
     t: float
-    message: Measure | Probe | Consulted | Verdict
+    message: Measure | Probe | Consulted | Verdict | Suggestion
 
 
 class ActorChanged(Frozen, frozen=True):
@@ -96,6 +98,7 @@ class ActorChanged(Frozen, frozen=True):
     alive: bool
     what: str
     review_s: float = 0.0
+    speculates: bool = False
 
 
 class JournalChanged(Frozen, frozen=True):
@@ -113,17 +116,52 @@ class Pause(Frozen, frozen=True):
 
 
 class Resume(Frozen, frozen=True):
-    """Changes may be made again; a knob named is taken up again after a foreign write."""
+    """Changes may be made again; a knob named is taken up again after a foreign write.
+
+    `advice`: neither; what verdicts advised is dropped."""
 
     t: float
     knobs: tuple[str, ...] = ()
+    advice: bool = False
 
 
 class Planned(Frozen, frozen=True):
-    """Disks, cgroups or the like came or went: these are the rules that count now."""
+    """Disks, cgroups or the like came or went: these are the rules that count now, and the knobs that a model
+    may propose values for."""
 
     t: float
     rules: tuple[Rule, ...]
+    options: tuple[str, ...] = ()
+
+
+class Offered(Frozen, frozen=True):
+    """Somebody who is not the policy proposes a change. Answered by Answer.
+
+    `refusal`: why it cannot be judged, as far as the daemon knows: the engine knows no host's metrics.
+    """
+
+    t: float
+    offer: Offer
+    refusal: Refusal | None = None
+
+
+class Withdrawn(Frozen, frozen=True):
+    """Whoever proposed a trial wants it undone, confirmed or not. Answered by Answer."""
+
+    t: float
+    source: str
+    trial: str
+
+
+class Decided(Frozen, frozen=True):
+    """A person's answer to a pending question. `who` is the login name of `uid`, by the kernel's word."""
+
+    t: float
+    trial: str
+    approve: bool
+    uid: int
+    who: str
+    remark: str = ""
 
 
 class Stop(Frozen, frozen=True):
@@ -145,6 +183,9 @@ Event = (
     | Pause
     | Resume
     | Planned
+    | Offered
+    | Withdrawn
+    | Decided
     | Stop
 )
 
@@ -223,8 +264,16 @@ class Tell(Frozen, frozen=True):
     message: ToActor
 
 
+class Answer(Frozen, frozen=True):
+    """To whoever offered a change or withdrew it: the trial it is, or why not."""
+
+    source: str
+    trial: str = ""
+    refusal: Refusal | None = None
+
+
 class Note(Frozen, frozen=True):
     record: Record
 
 
-Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Note
+Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Answer | Note

@@ -19,26 +19,29 @@ from tuned_spec.engine.events import (
     Applied,
     ApplyFailed,
     Command,
+    Decided,
     Event,
     ForeignFound,
     JournalChanged,
     Looked,
     Observed,
+    Offered,
     Pause,
     Planned,
     Resume,
     Reverted,
     Stop,
     Ticked,
+    Withdrawn,
 )
-from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Phase, State
+from tuned_spec.engine.suggesting import Suggesting
 from tuned_spec.speculate import rules as speculator
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Guessing(state, event.t)
+    turn = Suggesting(state, event.t)
     match event:
         case Observed():
             turn.observed(event)
@@ -66,6 +69,12 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.resume(event)
         case Planned():
             turn.planned(event)
+        case Offered():
+            turn.offered(event)
+        case Withdrawn():
+            turn.withdrawn(event)
+        case Decided():
+            turn.decided(event)
         case Stop():
             turn.stop(event)
         case _:

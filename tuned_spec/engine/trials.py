@@ -10,6 +10,7 @@ from typing import assert_never
 import msgspec
 
 from tuned_spec import envelope
+from tuned_spec.engine.advised import Advised
 from tuned_spec.engine.events import (
     ActorChanged,
     Applied,
@@ -29,9 +30,9 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
 )
-from tuned_spec.engine.measuring import Measuring
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
+    Allowed,
     Arm,
     Cancel,
     Case,
@@ -48,6 +49,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate import prior
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -58,7 +60,7 @@ CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor s
 replace = msgspec.structs.replace
 
 
-class Trials(Measuring):
+class Trials(Advised):
     def open_trial(self, guess: Proposal, live: dict[str, Value], rule: Rule) -> None:
         number = self.state.started + 1
         last = {k: v for k, v in self.state.last_refusal.items() if k != guess.rule}
@@ -87,23 +89,23 @@ class Trials(Measuring):
             "source": rule.source,
             "origin": rule.origin,
         }
-        match self.state.mode:
-            case Mode.OBSERVE:
-                self.note("would", trial, **facts)
-            case Mode.LOSSY:
-                self.note("proposed", trial, **facts)
-                self.put(trial)
-                self.do(Apply(trial.id, guess.rule, guess.writes))
-            case Mode.LOSSLESS:
-                self.note("proposed", trial, **facts)
-                self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
-            case _:
-                assert_never(self.state.mode)
+        if self.state.mode is Mode.OBSERVE:
+            self.note("would", trial, **facts)
+        else:
+            self.note("proposed", trial, **facts)
+            self.begin(trial)
+
+    def begin(self, trial: Trial) -> None:
+        """Written first and judged after; or, in lossless, what the actor asks for and nothing else."""
+        if self.state.mode is Mode.LOSSLESS:
+            self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
+        else:
+            self.put(trial)
+            self.do(Apply(trial.id, trial.proposal.rule, trial.after))
 
     def send_case(self, trial: Trial) -> None:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
-        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -115,7 +117,7 @@ class Trials(Measuring):
             seen=guess.seen,
             expect=guess.expect,
             guard=guess.guard,
-            allowed=tuple(envelope.allowed(k, setup.limit(k.id, guess.rule), originals[k.id]) for k in knobs),
+            allowed=self.allowed(trial),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
@@ -126,9 +128,21 @@ class Trials(Measuring):
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
             review_s=self.state.review_s,
+            host=setup.host,
+            signature=trial.signature.features if trial.signature else {},
+            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
+
+    def allowed(self, trial: Trial) -> tuple[Allowed, ...]:
+        """What the actor may choose for each of its knobs."""
+        setup = self.state.setup
+        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
+        return tuple(
+            envelope.allowed(setup.catalogue[k], setup.limit(k, trial.proposal.rule), originals[k])
+            for k in trial.knobs
+        )
 
     def applied(self, event: Applied) -> None:
         trial = self.state.trials.get(event.trial)
@@ -158,7 +172,7 @@ class Trials(Measuring):
                 self.put(replace(trial, phase=Phase.JUDGING, window=window))
             case Phase.KEEPING:
                 self.keep(trial, event.after)
-            case Phase.JUDGING | Phase.CLIMBING | Phase.REVERTING:
+            case Phase.JUDGING | Phase.CLIMBING | Phase.WAITING | Phase.REVERTING:
                 pass
             case _:
                 assert_never(trial.phase)
@@ -175,7 +189,7 @@ class Trials(Measuring):
                     self.revert(trial, f"{event.knob} could not be written, nor taken back at once")
                 else:
                     self.drop(trial)
-            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING:
+            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING | Phase.WAITING:
                 self.rest(trial)
                 self.revert(trial, f"{event.knob} could not be written")
             case Phase.REVERTING:
@@ -228,7 +242,8 @@ class Trials(Measuring):
         self.drop(trial)
 
     def all_reverted(self, event: Reverted, gone: set[str]) -> None:
-        """After RevertAll: trials with every knob back are over; the others are tried again by themselves."""
+        """Of no open trial (all, or what one had kept): trials with every knob back are over; the others
+        are tried again by themselves."""
         over = [t for t in self.state.trials.values() if t.phase is Phase.REVERTING and set(t.knobs) <= gone]
         for trial in over:
             self.drop(trial)
@@ -236,7 +251,7 @@ class Trials(Measuring):
             knobs = tuple(o.knob for o in event.outcomes)
             trials = tuple(t.id for t in over)
             data: dict[str, object] = {"why": event.why, "outcomes": event.outcomes, "trials": trials}
-            self.do(Note(Record("reverted", self.t, knobs=knobs, data=data)))
+            self.do(Note(Record("reverted", self.t, event.trial, knobs=knobs, data=data)))
 
     def keep(self, trial: Trial, after: Writes) -> None:
         """The verdict's value is in the kernel: hold it."""
@@ -268,7 +283,8 @@ class Trials(Measuring):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            self.note("consulted", trial, **msgspec.to_builtins(said))
+            # What the model might have chosen, by our own word: who replays it must know.
+            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -285,18 +301,29 @@ class Trials(Measuring):
                 self.note("ignored", trial, what=what)
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
+        self.advise(trial, verdict)
+        self.conclude(trial, verdict)
+
+    def conclude(self, trial: Trial, verdict: Verdict) -> None:
         match verdict.kind:
             case VerdictKind.REJECT:
-                self.rest(trial)
-                self.learn(trial, Fate.REJECTED, trial.after, verdict.effect)
-                self.revert(trial, f"rejected: {verdict.reason}", tell=False)
+                self.decline(trial, f"rejected: {verdict.reason}", verdict.effect, verdict.by)
             case VerdictKind.CONFIRM | VerdictKind.OVERWRITE:
-                kept = "confirmed" if verdict.kind is VerdictKind.CONFIRM else "overwritten"
-                self.learn(trial, Fate.CONFIRMED, writes, verdict.effect)
-                self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
-                self.do(Apply(trial.id, trial.proposal.rule, writes))
+                self.accept(trial, verdict)
             case _:
                 assert_never(verdict.kind)
+
+    def accept(self, trial: Trial, verdict: Verdict) -> None:
+        overwrite = verdict.kind is VerdictKind.OVERWRITE
+        kept, writes = ("overwritten", verdict.writes) if overwrite else ("confirmed", trial.after)
+        self.learn(trial, Fate.CONFIRMED, writes, verdict.effect, verdict.by)
+        self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
+        self.do(Apply(trial.id, trial.proposal.rule, writes))
+
+    def decline(self, trial: Trial, why: str, effect: float | None, by: str = "trial") -> None:
+        self.rest(trial)
+        self.learn(trial, Fate.REJECTED, trial.after, effect, by)
+        self.revert(trial, why, tell=False)
 
     def actor_changed(self, event: ActorChanged) -> None:
         self.state = replace(self.state, actor_alive=event.alive, review_s=event.review_s)
@@ -362,7 +389,10 @@ class Trials(Measuring):
 
     def resume(self, event: Resume) -> None:
         foreign = {k: v for k, v in self.state.foreign.items() if k not in event.knobs}
-        self.state = replace(self.state, paused=False if not event.knobs else self.state.paused)
+        if event.advice:
+            self.drop_advice()
+        else:
+            self.state = replace(self.state, paused=bool(event.knobs) and self.state.paused)
         if event.knobs:
             self.state = replace(self.state, foreign=foreign)
             self.do(TakeUp(event.knobs))
@@ -383,6 +413,9 @@ class Trials(Measuring):
             elif self.t >= trial.deadline:
                 self.rest(trial)
                 self.learn(trial, None, (), None)
-                self.revert(trial, "lease: no verdict in time")
+                self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
+
+    def overdue(self, trial: Trial) -> str:
+        return "lease: no verdict in time"

@@ -16,16 +16,30 @@ import msgspec
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import CouplingKind, Knob, MetricOwner, Mode, Policy
 from tuned_spec.policy import document, units
+from tuned_spec.policy.approval import Approvals
 from tuned_spec.policy.climbs import Climbs
 from tuned_spec.policy.document import Node, shown
 from tuned_spec.policy.limits import Limits
 from tuned_spec.policy.rules import Draft, Rules
+from tuned_spec.policy.suggest import Suggests
 from tuned_spec.policy.units import Misfit
 from tuned_spec.speculate.templates import is_glob
 
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
-TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules", "climbs")
+TOP = (
+    "version",
+    "mode",
+    "settings",
+    "cgroups",
+    "metrics",
+    "limits",
+    "approval",
+    "disable",
+    "rules",
+    "climbs",
+    "suggest",
+)
 METRIC = ("owner", "stale")
 
 # key in the file -> (field of Policy, how to read it, lowest, highest)
@@ -38,7 +52,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
 }
 
 
-class Merge(Limits, Rules, Climbs):
+class Merge(Limits, Approvals, Rules, Climbs, Suggests):
     """What the files read so far come to, and what was wrong with them."""
 
     def __init__(
@@ -83,9 +97,11 @@ class Merge(Limits, Rules, Climbs):
             "cgroups": self.read_cgroups,
             "metrics": self.read_metrics,
             "limits": self.read_limits,
+            "approval": self.read_approval,
             "disable": self.read_disable,
             "rules": self.read_rules,
             "climbs": self.read_climbs,
+            "suggest": self.read_suggest,
         }
         for key, reader in read.items():
             if key in parts:
@@ -199,12 +215,12 @@ class Merge(Limits, Rules, Climbs):
                 if wrong := self.wrong_metric(metric):
                     self.problem(line, key, *wrong)
             self.check_globs(draft)
-        for file, line, key, metric in self.climb_metrics:
+        for file, line, key, metric in (*self.climb_metrics, *self.suggest_metrics):
             self.file = file
             if wrong := self.wrong_metric(metric):
                 self.problem(line, key, *wrong)
             elif is_glob(metric):
-                self.problem(line, key, f"{shown(metric)} has a glob", "a search hears one instance: name it")
+                self.problem(line, key, f"{shown(metric)} has a glob", "one instance is heard here: name it")
         self.check_apart()
         self.inherit()
         policy = Policy(
@@ -212,9 +228,11 @@ class Merge(Limits, Rules, Climbs):
             mode=self.mode,
             rules=tuple(draft.rule for draft in self.drafts.values() if draft.rule),
             climbs=tuple(self.climbs.values()),
+            suggest=self.suggest,
             limits=tuple(self.limits.values()),
             metrics=tuple(self.owners.values()),
             cgroups=tuple(self.cgroups),
+            approval=msgspec.structs.replace(self.approval, rules=self.asking_rules()),
         )
         return msgspec.structs.replace(policy, **self.settings)
 
