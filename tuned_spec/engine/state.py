@@ -288,18 +288,16 @@ def side(state: State) -> Side:
 
 
 def notice(state: State, trial: Trial, question: Question, event: str, what: str) -> Notice:
-    """What a person is told of it. Knobs stand in `writes` in the order that they have in `before`."""
+    """What a person is told of it."""
     verdict, pending = question.verdict, event == "pending"
+    old = {write.knob: write.value for write in trial.before}
     names = ("effect", "low", "high", "e_value", "pairs", "confidence")
     found = {name: getattr(verdict, name) for name in names} if verdict else {}
     return Notice(
         event=event,
         trial=trial.id,
         rule=trial.proposal.rule,
-        moves=tuple(
-            Move(old.knob, old.value, new.value)
-            for old, new in zip(trial.before, question.writes, strict=True)
-        ),
+        moves=tuple(Move(w.knob, old[w.knob], w.value) for w in question.writes if w.knob in old),
         reason=trial.proposal.reason,
         what=what,
         asked=Asking.AFTER_TRIAL if verdict else Asking.BEFORE_TRIAL,
