@@ -124,7 +124,7 @@ class Suggesting(Outside):
             super().actor_said(message)
 
     def heard_out(self, said: Consulted) -> None:
-        """What the model was asked and said, on record under the outlook's id; as much of it as of a trial."""
+        """What the model was asked and said, on record under the outlook's id; as much as of a trial."""
         if self.state.outlook_consulted < CONSULTED_A_TRIAL:
             self.state = replace(self.state, outlook_consulted=self.state.outlook_consulted + 1)
             self.on_record("consulted", said.case, msgspec.to_builtins(said))
