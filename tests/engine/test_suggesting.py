@@ -181,7 +181,9 @@ def test_what_was_said_about_it_is_on_record_so_much_of_it_as_of_a_trial() -> No
         world.feed(ev.ActorSaid(world.t, talk))
     notes = [note for note in world.notes if note.kind == "consulted"]
     assert len(notes) == CONSULTED_A_TRIAL
-    assert {(note.trial, note.rule) for note in notes} == {(outlook.id, "outside.model")}
+    assert {(note.trial, note.rule, note.data["case"]) for note in notes} == {
+        ("", "outside.model", outlook.id),
+    }
     world.feed(ev.ActorSaid(world.t, Consulted("o99", "m", "", "", (), "about nothing")))
     assert len([note for note in world.notes if note.kind == "consulted"]) == CONSULTED_A_TRIAL
 

@@ -124,13 +124,14 @@ class Suggesting(Outside):
             super().actor_said(message)
 
     def heard_out(self, said: Consulted) -> None:
-        """What the model was asked and said, on record under the outlook's id; as much as of a trial."""
+        """What the model was asked and said, on record; as much of it as of a trial."""
         if self.state.outlook_consulted < CONSULTED_A_TRIAL:
             self.state = replace(self.state, outlook_consulted=self.state.outlook_consulted + 1)
-            self.on_record("consulted", said.case, msgspec.to_builtins(said))
+            self.on_record("consulted", said)
 
-    def on_record(self, kind: str, outlook: str, data: dict[str, object]) -> None:
-        self.do(Note(Record(kind, self.t, outlook, RULE + MODEL, data=data)))
+    def on_record(self, kind: str, said: Consulted | Suggestion) -> None:
+        """Of no trial: there is none yet."""
+        self.do(Note(Record(kind, self.t, rule=RULE + MODEL, data=msgspec.to_builtins(said))))
 
     def suggested(self, said: Suggestion) -> None:
         """An answer to the question that is open, and to no other, becomes a proposal like anybody's."""
@@ -139,7 +140,7 @@ class Suggesting(Outside):
             return
         self.state = replace(self.state, outlook=None)
         knobs = tuple(dict.fromkeys(write.knob for write in said.writes))
-        self.on_record("suggested", said.outlook, msgspec.to_builtins(said))
+        self.on_record("suggested", said)
         if not said.writes:
             return
         expect = next((one for one in outlook.expect if one.metric == said.metric), None)
