@@ -145,7 +145,11 @@ class Talk:
         )
 
     def word(self) -> Generator[Asked, Answer, Verdict]:
-        self.tell(brief.user(self.terms, self.found, self.mark))
+        return (yield from self.word_on(brief.user(self.terms, self.found, self.mark)))
+
+    def word_on(self, prompt: str) -> Generator[Asked, Answer, Verdict]:
+        """For a prompt that was made before, as well."""
+        self.tell(prompt)
         return (yield from self._until_usable())
 
     def word_after(self, tried: Tried) -> Generator[Asked, Answer, Verdict]:
@@ -225,6 +229,7 @@ class Talk:
                 tokens_out=answer.tokens_out,
                 cost=answer.cost,
                 seconds=answer.seconds,
+                probes=len(read.questions) if isinstance(read, Ask) else 0,
             )
         )
 
