@@ -283,7 +283,7 @@ class Endpoint:
         with self._turn:
             asked = read(len(self.asked), protocol, headers, body)
             self.asked.append(asked)
-            return asked, self.judge(asked)
+        return asked, self.judge(asked)
 
     def judge(self, asked: Asked) -> Answer:
         if self.key is not None and self.key not in (

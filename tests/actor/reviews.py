@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import assert_never
 
 from tests.actor.cases import Window, answer
 from tuned_spec import windows
 from tuned_spec.actor import brief
-from tuned_spec.actor.flow import Consult, Reply, Review
-from tuned_spec.actor.quoting import Names
+from tuned_spec.actor.flow import Consult, Reply, Review, Silence
 from tuned_spec.actor.reply import Terms
 from tuned_spec.actor.trial import Bench, Examined
 from tuned_spec.model import (
@@ -60,9 +59,8 @@ class Session:
         self.records: list[Consulted] = []
         self.verdict: Verdict | None = None
         self.silence = ""
-        asked = next(flow, None)
         try:
-            asked = flow.send(None) if asked is None else asked
+            asked = next(flow)
             while True:
                 match asked:
                     case Measure():
@@ -81,6 +79,8 @@ class Session:
                         assert_never(asked)
         except StopIteration as end:
             self.verdict = end.value
+        except Silence as silence:
+            self.silence = str(silence)
 
 
 def value_of(knob: Knob, far: bool) -> Value:
@@ -177,11 +177,3 @@ def examined(case: Case, kind: VerdictKind = VerdictKind.CONFIRM) -> Examined:
 def terms_of(case: Case, **more: object) -> Terms:
     facts: dict[str, object] = {"names": brief.names_of(case), "kept": case.after, "probes": 6}
     return Terms(case, **{**facts, **more})  # type: ignore[arg-type]
-
-
-def no_names() -> Names:
-    return Names(())
-
-
-def each(values: Sequence[str]) -> Iterator[str]:
-    yield from values

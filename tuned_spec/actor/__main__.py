@@ -73,7 +73,20 @@ def opened(model: ModelConfig, purse: Purse) -> Model:
 
 def judge_of(config: Config, rng: random.Random) -> Judge:
     """Each case has a source of chance of its own: one case's windows do not move another's coins."""
-    return lambda case: trial.judge(case, random.Random(rng.getrandbits(64)))
+    if config.model is None:
+        return lambda case: trial.judge(case, random.Random(rng.getrandbits(64)))
+    from tuned_spec.actor import review
+    from tuned_spec.actor.weigh import Keep
+
+    how = config.review
+    settings = review.Settings(
+        keep=Keep(how.keep),
+        probes=how.probes,
+        reply_tokens=config.model.reply_tokens,
+        often=how.often,
+        remember_s=how.remember_s,
+    )
+    return lambda case: review.judge(case, random.Random(rng.getrandbits(64)), settings)
 
 
 def main() -> int:
@@ -98,6 +111,7 @@ def main() -> int:
             from tuned_spec.actor.notify import Notifier
 
             notify = Notifier(config.notify, complain)
+        judge = judge_of(config, rng)
     except (ActorError, Misfit) as error:
         for line in str(error).splitlines():
             complain(line)
@@ -109,7 +123,7 @@ def main() -> int:
         drop_privileges()
         door.sendall(channel.encode(Hello(kind, os.getpid(), os.getuid(), review_s)))
         try:
-            serve(door, judge_of(config, rng), ask, desk, notify)
+            serve(door, judge, ask, desk, notify)
         except ProtocolError as error:
             complain(f"the daemon broke the protocol: {error}; leaving")
             return 1

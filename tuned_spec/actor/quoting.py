@@ -10,48 +10,22 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable
 
-# Shown as nothing, or joining what stands beside it, although of a category that is shown.
-_UNSEEN = re.compile(
-    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-)
-_HIDDEN = (
-    "C",
-    "Zl",
-    "Zp",
-)  # control, format (bidi, zero width, tags), surrogates, unassigned; line separators
+from tuned_spec.probes.redact import plain, starred
+
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
-_SECRETS = (
-    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
-    re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"),  # user:password@host
-    re.compile(r"(?i)\b(?:bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}"),
-    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
-    re.compile(r"\b(?:sk|pk|ghp|gho|ghs|glpat|xox[abps])[-_][A-Za-z0-9_-]{16,}"),
-    re.compile(
-        r"(?i)(?<=[a-z0-9_-])?(?:pass(?:word|wd|phrase)?|secret|token|api[-_]?key|access[-_]?key|private[-_]?key"
-        r"|credentials?|auth)[\"']?\s*[=:]\s*(?:\"[^\"]*\"?|'[^']*'?|\S+)"
-    ),
-)
-
-
-def starred(text: str) -> str:
-    """Without what looks like a secret."""
-    for secret in _SECRETS:
-        text = secret.sub("***", text)
-    return text
 
 
 def clean(text: str, most: int) -> str:
-    """One line of what can be seen, of at most `most` characters; "?" stands for anything else."""
-    text = _UNSEEN.sub("?", starred(text))
-    shown = "".join("?" if unicodedata.category(c).startswith(_HIDDEN) else c for c in text[: most + 1])
-    return shown if len(text) <= most else f"{shown[: most - 1]}…"
+    """One line of at most `most` characters, all of which can be seen."""
+    text = starred(plain(text))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def lines(text: str, most: int) -> list[str]:
-    """The same for a text of several lines."""
+    """The same for a text of several lines, each of at most `most` characters."""
+    # Twice, for a secret may be of several lines, or have in it what is not seen.
     return [clean(line, most) for line in starred(text).splitlines()]
 
 

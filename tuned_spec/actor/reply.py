@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -168,32 +168,32 @@ def read(text: str, terms: Terms) -> Verdict | Ask | Unusable:
     try:
         said = decoded(text, Reply)
         if said.probes and said.knobs:
-            raise _No("it asks and judges at once; do one of them")
+            raise No("it asks and judges at once; do one of them")
         if said.probes:
             return _ask(said.probes, terms)
         return _verdict(said, terms)
-    except _No as no:
+    except No as no:
         return Unusable(clean(str(no), 400))
 
 
-class _No(Exception):
-    pass
+class No(Exception):
+    """Why a reply cannot be used; never leaves this room and those that read other replies with it."""
 
 
 def decoded(text: str, kind: type[T]) -> T:
-    """One JSON object of that kind and nothing else, but for a fence around it. `_No` says what is wrong."""
+    """One JSON object of that kind and nothing else, but for a fence around it. `No` says what is wrong."""
     if len(text) > MOST_CHARACTERS:
-        raise _No(f"it has {len(text)} characters, the most is {MOST_CHARACTERS}")
+        raise No(f"it has {len(text)} characters, the most is {MOST_CHARACTERS}")
     bare = text.strip()
     if fenced := _FENCE.fullmatch(bare):
         bare = fenced[1].strip()
     if not bare.startswith("{") or not bare.endswith("}"):
-        raise _No("it is not one JSON object and nothing else")
+        raise No("it is not one JSON object and nothing else")
     try:
         said = msgspec.json.decode(bare, type=kind)
         json.loads(bare, object_pairs_hook=_once)
     except (msgspec.DecodeError, UnicodeError, RecursionError, ValueError) as error:
-        raise _No(str(error)) from error
+        raise No(str(error)) from error
     return said
 
 
@@ -207,19 +207,19 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _ask(probes: tuple[str, ...], terms: Terms) -> Ask:
     if len(probes) > min(terms.probes, MOST_PROBES):
-        raise _No(f"{len(probes)} probes at once; {min(terms.probes, MOST_PROBES)} may be asked now")
+        raise No(f"{len(probes)} probes at once; {min(terms.probes, MOST_PROBES)} may be asked now")
     questions = []
     for probe in probes:
         name, *words = probe.split(" ") if len(probe) <= 400 else [probe[:40]]
         kind = PROBES.get(name)
         wanted = tuple(kind.args) if kind else ()
         if kind and len(words) != len(wanted):
-            raise _No(
+            raise No(
                 f"a probe is written {' '.join((name, *(w.upper() for w in wanted)))!r}, not {probe[:80]!a}"
             )
         args = {arg: terms.names.real(word) for arg, word in zip(wanted, words, strict=False)}
         if what := wrong_with(name, args):
-            raise _No(what)
+            raise No(what)
         questions.append(Question(name, args))
     return Ask(tuple(questions))
 
@@ -227,18 +227,18 @@ def _ask(probes: tuple[str, ...], terms: Terms) -> Ask:
 def _verdict(said: Reply, terms: Terms) -> Verdict:
     case, names = terms.case, terms.names
     if said.knobs is None:
-        raise _No("it has neither knobs nor probes")
+        raise No("it has neither knobs nor probes")
     by_id = {names.real(shown): one for shown, one in said.knobs.items()}
     if strange := [shown for shown in said.knobs if names.real(shown) not in terms.rooms]:
-        raise _No(f"{strange[0][:80]!a} is not in this change")
+        raise No(f"{strange[0][:80]!a} is not in this change")
     if missing := [names.show(knob) for knob in terms.rooms if knob not in by_id]:
-        raise _No(f"a verdict on {missing[0]} is missing")
+        raise No(f"a verdict on {missing[0]} is missing")
     if len(by_id) < len(said.knobs):
-        raise _No("one knob is named twice")
+        raise No("one knob is named twice")
     if not said.reason or not said.reason.strip():
-        raise _No("it gives no reason")
+        raise No("it gives no reason")
     if said.confidence is None or not math.isfinite(said.confidence) or not 0 <= said.confidence <= 1:
-        raise _No("confidence is to be a number from 0 to 1")
+        raise No("confidence is to be a number from 0 to 1")
     kept = {write.knob: write.value for write in terms.kept}
     before = {write.knob: write.value for write in case.before}
     values = {knob: _value(one, terms, knob, kept[knob], before[knob]) for knob, one in by_id.items()}
@@ -249,7 +249,7 @@ def _verdict(said: Reply, terms: Terms) -> Verdict:
     elif writes == tuple(Write(write.knob, kept[write.knob]) for write in case.before):
         kind = VerdictKind.CONFIRM
     elif not terms.may_overwrite:
-        raise _No("only confirm or reject can be said now, and the same of all knobs")
+        raise No("only confirm or reject can be said now, and the same of all knobs")
     return Verdict(
         case=case.id,
         kind=kind,
@@ -266,44 +266,44 @@ def _value(one: OneKnob, terms: Terms, knob: str, kept: Value, before: Value) ->
     if one.verdict is not VerdictKind.OVERWRITE:
         value = kept if one.verdict is VerdictKind.CONFIRM else before
         if one.value is not None and one.value != value:
-            raise _No(f"{shown}: {one.verdict.value} takes no value")
+            raise No(f"{shown}: {one.verdict.value} takes no value")
         return value
     if one.value is None:
-        raise _No(f"{shown}: overwrite needs a value")
+        raise No(f"{shown}: overwrite needs a value")
     room = terms.rooms[knob]
     wish: Value = UNLIMITED if room.knob.max_word and one.value == room.knob.max_word else one.value
     if wish in (kept, before):
         return wish
     if not terms.may_overwrite:
-        raise _No(f"{shown}: only confirm or reject can be said now")
+        raise No(f"{shown}: only confirm or reject can be said now")
     if what := room.wrong(wish):
-        raise _No(f"{shown} {what}")
+        raise No(f"{shown} {what}")
     return wish
 
 
 def _strategy(advice: tuple[Strategy, ...], terms: Terms) -> tuple[Strategy, ...]:
     if len(advice) > MOST_STRATEGY:
-        raise _No(f"at most {MOST_STRATEGY} items of strategy")
+        raise No(f"at most {MOST_STRATEGY} items of strategy")
     return tuple(_advice(one, terms) for one in advice)
 
 
 def _advice(one: Strategy, terms: Terms) -> Strategy:
     if not math.isfinite(one.for_s) or not 0 < one.for_s <= LONGEST_ADVICE_S:
-        raise _No(f"strategy: for_s is to be up to {LONGEST_ADVICE_S:.0f} seconds")
+        raise No(f"strategy: for_s is to be up to {LONGEST_ADVICE_S:.0f} seconds")
     reason = clean(one.reason, 200)
     if isinstance(one, RestRule):
         if terms.names.real(one.rule) != terms.case.rule:
-            raise _No("strategy: rest_rule is for the rule of this change only")
+            raise No("strategy: rest_rule is for the rule of this change only")
         return msgspec.structs.replace(one, rule=terms.case.rule, reason=reason)
     knob = terms.names.real(one.knob)
     if knob not in terms.rooms:
-        raise _No(f"strategy: {one.knob[:80]!a} is not in this change")
+        raise No(f"strategy: {one.knob[:80]!a} is not in this change")
     if isinstance(one, Prefer):
         return msgspec.structs.replace(one, knob=knob, reason=reason)
     low, high = terms.rooms[knob].low, terms.rooms[knob].high
     if low is None or high is None or not low <= one.low <= one.high <= high:
         within = "has no range" if low is None or high is None else f"lies within {low} to {high}"
-        raise _No(f"strategy: {terms.names.show(knob)} {within}")
+        raise No(f"strategy: {terms.names.show(knob)} {within}")
     return msgspec.structs.replace(one, knob=knob, reason=reason)
 
 
@@ -318,7 +318,7 @@ def schema(terms: Terms) -> dict[str, object]:
     shown = terms.names.show
     knobs = {shown(knob): _one_knob(knob, terms) for knob in terms.rooms}
     properties: dict[str, object] = {
-        "knobs": _maybe(_object(knobs)),
+        "knobs": _maybe(obj(knobs)),
         "reason": _maybe({"type": "string", "minLength": 1, "maxLength": MOST_REASON}),
         "confidence": _maybe({"type": "number", "minimum": 0, "maximum": 1}),
         "strategy": _maybe({"type": "array", "maxItems": MOST_STRATEGY, "items": {"anyOf": _advices(terms)}}),
@@ -326,10 +326,10 @@ def schema(terms: Terms) -> dict[str, object]:
     if terms.probes:
         probes = {"type": "array", "maxItems": min(terms.probes, MOST_PROBES), "items": _probe_schema()}
         properties = {"probes": _maybe(probes), **properties}
-    return _object(properties)
+    return obj(properties)
 
 
-def _object(properties: Mapping[str, object]) -> dict[str, object]:
+def obj(properties: Mapping[str, object]) -> dict[str, object]:
     return {
         "type": "object",
         "properties": properties,
@@ -343,19 +343,19 @@ def _maybe(one: object) -> dict[str, object]:
 
 
 def _one_knob(knob: str, terms: Terms) -> dict[str, object]:
-    judged = _object({"verdict": {"type": "string", "enum": ["confirm", "reject"]}})
+    judged = obj({"verdict": {"type": "string", "enum": ["confirm", "reject"]}})
     if knob not in terms.overwritable:
         return judged
     value = value_schema(terms.rooms[knob])
-    return {
-        "anyOf": [judged, _object({"verdict": {"type": "string", "enum": ["overwrite"]}, "value": value})]
-    }
+    return {"anyOf": [judged, obj({"verdict": {"type": "string", "enum": ["overwrite"]}, "value": value})]}
 
 
 def value_schema(room: Room) -> dict[str, object]:
     if room.choices:
         return {"type": "string", "enum": list(room.choices)}
     number: dict[str, object] = {"type": "integer", "minimum": room.low, "maximum": room.high}
+    if room.knob.power_of_two and room.low is not None and room.high is not None:
+        number = {"type": "integer", "enum": [1 << n for n in range(63) if room.low <= 1 << n <= room.high]}
     if room.knob.quantum > 1:
         number["multipleOf"] = room.knob.quantum
     if isinstance(room.like, tuple):
@@ -384,7 +384,7 @@ def _advices(terms: Terms) -> list[dict[str, object]]:
 
     def item(kind: type[Narrow] | type[RestRule] | type[Prefer], **own: object) -> dict[str, object]:
         tag = {"type": "string", "enum": [kind.__struct_config__.tag]}
-        return _object({"type": tag, **own, **shared})
+        return obj({"type": tag, **own, **shared})
 
     knobs = {"type": "string", "enum": [shown(knob) for knob in terms.rooms]}
     narrow = [
@@ -399,8 +399,3 @@ def _advices(terms: Terms) -> list[dict[str, object]]:
     ]
     rule = {"type": "string", "enum": [shown(terms.case.rule)]}
     return [*narrow, item(RestRule, rule=rule), item(Prefer, knob=knobs)]
-
-
-def refuse(why: str) -> NoReturn:
-    """For readers of other replies that share `decoded`."""
-    raise _No(why)

@@ -7,7 +7,6 @@ back, weigh, and measure what the model would rather have. What may be said is `
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ import msgspec
 
 from tuned_spec.actor import brief, reply, trial
 from tuned_spec.actor.flow import Answer, Asked, Consult, Reply, Review, Said, Silence
-from tuned_spec.actor.quoting import clean, lines
+from tuned_spec.actor.record import exchanged, legible
 from tuned_spec.actor.reply import Ask, Terms, Unusable
 from tuned_spec.actor.trial import Examined, Side
 from tuned_spec.actor.weigh import (
@@ -45,7 +44,6 @@ from tuned_spec.model import (
 from tuned_spec.windows import LEASE_SHARE
 
 MOST_CALLS = 8  # of one case: the history keeps no more
-MOST_RECORD = 40 << 10  # bytes of one record
 NEAR = 1.4  # two workloads not further apart are the same one: speculate.signature.KNOWN
 MARGIN = 0.05  # so much worse is not worse
 FATES = {VerdictKind.CONFIRM: "confirmed", VerdictKind.OVERWRITE: "confirmed", VerdictKind.REJECT: "rejected"}
@@ -216,44 +214,8 @@ class Talk:
                 outcome = f"asks {', '.join(question.name for question in read.questions)}"
             case Unusable():
                 outcome = f"unusable: {read.why}" if answer.text else f"no reply: {read.why}"
-        prompt, *exchange = (legible(one.text) for one in self.said)
-        return bounded(
-            Consulted(
-                case=self.case.id,
-                model=clean(answer.model, 120),
-                system=digest(brief.SYSTEM),
-                prompt=prompt,
-                exchange=tuple(exchange),
-                outcome=clean(outcome, 400),
-                tokens_in=answer.tokens_in,
-                tokens_out=answer.tokens_out,
-                cost=answer.cost,
-                seconds=answer.seconds,
-                probes=len(read.questions) if isinstance(read, Ask) else 0,
-            )
-        )
-
-
-def legible(text: str) -> str:
-    """As it was said, but for secrets and what cannot be seen."""
-    return "\n".join(lines(text, reply.MOST_CHARACTERS))
-
-
-def digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def bounded(record: Consulted) -> Consulted:
-    """Cut until it fits: the oldest turns first, and the prompt last of all."""
-    for most in (16_384, 4096, 1024, 200):
-        if len(msgspec.json.encode(record)) <= MOST_RECORD:
-            return record
-        record = replace(record, exchange=tuple(_cut(turn, most) for turn in record.exchange[-16:]))
-    return replace(record, prompt=_cut(record.prompt, 5000))
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[:most]} ... ({len(text) - most} characters more)"
+        asked = len(read.questions) if isinstance(read, Ask) else 0
+        return exchanged(self.case.id, brief.SYSTEM, self.said, answer, outcome, asked)
 
 
 # ------------------------------------------------------------------- the model's own value

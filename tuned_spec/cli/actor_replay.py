@@ -19,7 +19,8 @@ from tuned_spec.actor import brief, reply
 from tuned_spec.actor.config import Config, ModelConfig, load, named, read_key
 from tuned_spec.actor.flow import Consult, Reply, Silence
 from tuned_spec.actor.quoting import Names, clean
-from tuned_spec.actor.review import Settings, Talk, digest
+from tuned_spec.actor.record import digest
+from tuned_spec.actor.review import Settings, Talk
 from tuned_spec.actor.trial import Examined
 from tuned_spec.cli import show
 from tuned_spec.cli.actor import actor_file

@@ -62,6 +62,7 @@ class Setup(msgspec.Struct, frozen=True):
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
     options: tuple[str, ...] = ()
+    host: dict[str, str] = {}  # facts in words, for an actor
 
     @classmethod
     def of(
@@ -72,6 +73,7 @@ class Setup(msgspec.Struct, frozen=True):
         cpus: int = 1,
         tried_only: bool = False,
         options: tuple[str, ...] = (),
+        host: dict[str, str] | None = None,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -83,6 +85,7 @@ class Setup(msgspec.Struct, frozen=True):
             cpus=cpus,
             tried_only=tried_only,
             options=options,
+            host=host or {},
         )
 
     def limit(self, knob: str, rule: str) -> Limit:

@@ -100,7 +100,7 @@ class Suggesting(Outside):
         told = [name for name in dict.fromkeys((*judged_by(suggest), *latest)) if name in latest]
         outlook = Outlook(
             id=f"{self.state.prefix}o{number}",
-            host={},
+            host=self.state.setup.host,
             signature=usual.features if usual else {},
             metrics={name: latest[name][-VALUES:] for name in told[:METRICS]},
             options=options,

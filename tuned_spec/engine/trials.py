@@ -49,6 +49,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate import prior
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -127,6 +128,9 @@ class Trials(Advised):
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
             review_s=self.state.review_s,
+            host=setup.host,
+            signature=trial.signature.features if trial.signature else {},
+            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
@@ -238,7 +242,8 @@ class Trials(Advised):
         self.drop(trial)
 
     def all_reverted(self, event: Reverted, gone: set[str]) -> None:
-        """After RevertAll: trials with every knob back are over; the others are tried again by themselves."""
+        """Of no open trial (all, or what one had kept): trials with every knob back are over; the others
+        are tried again by themselves."""
         over = [t for t in self.state.trials.values() if t.phase is Phase.REVERTING and set(t.knobs) <= gone]
         for trial in over:
             self.drop(trial)
@@ -246,7 +251,7 @@ class Trials(Advised):
             knobs = tuple(o.knob for o in event.outcomes)
             trials = tuple(t.id for t in over)
             data: dict[str, object] = {"why": event.why, "outcomes": event.outcomes, "trials": trials}
-            self.do(Note(Record("reverted", self.t, knobs=knobs, data=data)))
+            self.do(Note(Record("reverted", self.t, event.trial, knobs=knobs, data=data)))
 
     def keep(self, trial: Trial, after: Writes) -> None:
         """The verdict's value is in the kernel: hold it."""
