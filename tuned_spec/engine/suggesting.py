@@ -25,7 +25,6 @@ from tuned_spec.model import (
     Suggestion,
     Value,
     Verdict,
-    Write,
 )
 from tuned_spec.speculate import prior
 
@@ -100,7 +99,6 @@ class Suggesting(Outside):
             for name in self.options()
             if name in live
         )
-        present = tuple(Write(option.knob.id, option.value) for option in options)
         latest = self.state.latest
         told = [name for name in dict.fromkeys((*judged_by(suggest), *latest)) if name in latest]
         outlook = Outlook(
@@ -110,7 +108,7 @@ class Suggesting(Outside):
             metrics={name: latest[name][-VALUES:] for name in told[:METRICS]},
             options=options,
             expect=tuple(one for one in suggest.expect if one.metric in self.state.rules.values),
-            past=prior.past(self.state.learned.priors, present, usual, self.wall),
+            past=prior.past(self.state.learned.priors, [o.knob.id for o in options], usual, self.wall),
         )
         self.state = replace(self.state, outlook=outlook, outlooks=number, outlook_consulted=0)
         self.do(Tell(outlook))
