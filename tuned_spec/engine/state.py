@@ -153,6 +153,7 @@ class Trial(msgspec.Struct, frozen=True):
     why: str = ""  # why it goes back, while REVERTING
     retry_at: float | None = None
     tries: int = 0
+    rest_at: float | None = None  # when arm B is put back, if no window is asked for until then
     cases_sent: int = 0
     consulted: int = 0
     measured: int = 0
@@ -161,6 +162,10 @@ class Trial(msgspec.Struct, frozen=True):
     climb: ClimbMemory | None = None  # while CLIMBING
     question: Question | None = None  # while a person is asked
     approved: bool = False  # a person said yes before anything was written
+
+    @property
+    def rest_due(self) -> float | None:
+        return self.rest_at if self.phase is Phase.JUDGING and not self.window else None
 
     @property
     def knobs(self) -> tuple[str, ...]:
