@@ -24,7 +24,7 @@ replace = msgspec.structs.replace
 def exchanged(
     case: str, system: str, said: Sequence[Said], answer: Reply, outcome: str, probes: int = 0
 ) -> Consulted:
-    """`said` begins with what the model was told of the case."""
+    """`said` begins with what the model was told of the case; `probes`: that it asked for last."""
     prompt, *exchange = (legible(one.text) for one in said)
     return bounded(
         Consulted(

@@ -229,6 +229,7 @@ class State(msgspec.Struct, frozen=True):
     outlook: Outlook | None = None  # that it has not answered
     outlook_at: float = 0.0  # when the next one is due
     outlooks: int = 0  # so far
+    outlook_consulted: int = 0  # exchanges about the latest that are on record
     review_s: float = 0.0  # how long the actor may think after its measurements
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far
@@ -293,18 +294,16 @@ def side(state: State) -> Side:
 
 
 def notice(state: State, trial: Trial, question: Question, event: str, what: str) -> Notice:
-    """What a person is told of it. Knobs stand in `writes` in the order that they have in `before`."""
+    """What a person is told of it."""
     verdict, pending = question.verdict, event == "pending"
+    old = {write.knob: write.value for write in trial.before}
     names = ("effect", "low", "high", "e_value", "pairs", "confidence")
     found = {name: getattr(verdict, name) for name in names} if verdict else {}
     return Notice(
         event=event,
         trial=trial.id,
         rule=trial.proposal.rule,
-        moves=tuple(
-            Move(old.knob, old.value, new.value)
-            for old, new in zip(trial.before, question.writes, strict=True)
-        ),
+        moves=tuple(Move(w.knob, old[w.knob], w.value) for w in question.writes if w.knob in old),
         reason=trial.proposal.reason,
         what=what,
         asked=Asking.AFTER_TRIAL if verdict else Asking.BEFORE_TRIAL,

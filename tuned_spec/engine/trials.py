@@ -283,8 +283,9 @@ class Trials(Advised):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            # What the model might have chosen, by our own word: who replays it must know.
-            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
+            # What it is about and what might be chosen, by our own word: who replays it must know.
+            about = {"before": trial.before, "after": trial.after, "allowed": self.allowed(trial)}
+            self.note("consulted", trial, **about, **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
