@@ -11,6 +11,7 @@ from tuned_spec.engine import events as ev
 from tuned_spec.engine.suggesting import PATIENCE_S
 from tuned_spec.model import (
     Allowed,
+    Consulted,
     Expect,
     Guard,
     Mode,
@@ -168,3 +169,19 @@ def test_a_rejected_suggestion_rests() -> None:
     (outlook,) = look(world, dt=31.0)
     say(world, outlook, Write("t.slow", 9))
     assert world.notes[-1].data["code"] == "resting" and world.kernel == FOUND
+
+
+def test_what_a_suggestion_cost_is_on_record_and_a_flood_is_not() -> None:
+    world = started()
+    (outlook,) = look(world)
+    said = Consulted(outlook.id, "small", "d", "prompt", ("reply",), "proposes nothing", 900, 30)
+    for case in (*[outlook.id] * 12, "o99"):
+        world.feed(ev.ActorSaid(world.t, msgspec.structs.replace(said, case=case)))
+    records = [note for note in world.notes if note.kind == "consulted"]
+    assert len(records) == 8
+    assert {(note.trial, note.rule, note.data["tokens_in"]) for note in records} == {
+        ("", "outside.model", 900)
+    }
+    say(world, outlook)
+    world.feed(ev.ActorSaid(world.t, said))
+    assert len([note for note in world.notes if note.kind == "consulted"]) == 8, "the question is answered"

@@ -224,6 +224,7 @@ class State(msgspec.Struct, frozen=True):
     outlook: Outlook | None = None  # that it has not answered
     outlook_at: float = 0.0  # when the next one is due
     outlooks: int = 0  # so far
+    outlook_calls: int = 0  # of a model, for the open one
     review_s: float = 0.0  # how long the actor may think after its measurements
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far

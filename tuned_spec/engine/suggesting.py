@@ -11,6 +11,7 @@ import msgspec
 from tuned_spec import envelope
 from tuned_spec.engine.events import ActorChanged, Look, Looked, Note, Observed, Offered, Tell
 from tuned_spec.engine.outside import RULE, Outside
+from tuned_spec.engine.trials import CONSULTED_A_TRIAL
 from tuned_spec.model import (
     Consulted,
     Measure,
@@ -106,14 +107,23 @@ class Suggesting(Outside):
             options=options,
             expect=tuple(one for one in suggest.expect if one.metric in self.state.rules.values),
         )
-        self.state = replace(self.state, outlook=outlook, outlooks=number)
+        self.state = replace(self.state, outlook=outlook, outlooks=number, outlook_calls=0)
         self.do(Tell(outlook))
 
     def actor_said(self, message: Measure | Probe | Consulted | Verdict | Suggestion) -> None:
         if isinstance(message, Suggestion):
             self.suggested(message)
+        elif isinstance(message, Consulted) and self.state.outlook and message.case == self.state.outlook.id:
+            self.consulted_ahead(message)
         else:
             super().actor_said(message)
+
+    def consulted_ahead(self, said: Consulted) -> None:
+        """On record as a trial's exchanges are, so that what it cost is seen; it belongs to no trial."""
+        if self.state.outlook_calls < CONSULTED_A_TRIAL:
+            self.state = replace(self.state, outlook_calls=self.state.outlook_calls + 1)
+            data = msgspec.to_builtins(said)
+            self.do(Note(Record("consulted", self.t, rule=RULE + MODEL, data=data)))
 
     def suggested(self, said: Suggestion) -> None:
         """An answer to the question that is open, and to no other, becomes a proposal like anybody's."""
