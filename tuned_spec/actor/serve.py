@@ -29,7 +29,6 @@ from tuned_spec.model import (
     Outlook,
     Probe,
     ProbeAnswer,
-    Suggestion,
     ToActor,
     Verdict,
 )
@@ -38,17 +37,9 @@ if TYPE_CHECKING:
     from tuned_spec.actor.desk import Ask, Desk
     from tuned_spec.actor.models import Call
 
-Flow = Generator[Any, Any, Verdict | Suggestion]
-Judge = Callable[[Case], Generator[Any, Any, Verdict]]
+Flow = Generator[Any, Any, Verdict]
+Judge = Callable[[Case], Flow]
 Notify = Callable[[Notice], None]
-
-
-@dataclass(frozen=True)
-class Speculator:
-    """What answers an Outlook: a flow, and the model that it asks."""
-
-    suggest: Callable[[Outlook], Generator[Any, Any, Suggestion]]
-    ask: Ask | None = None
 
 
 @dataclass
@@ -60,18 +51,12 @@ class Running:
 
 
 class Actor:
-    """Running flows by the id of their case or outlook. `take` and `heard` return what is to be sent."""
+    """Running flows by the id of their case. `take` and `heard` return what is to be sent."""
 
     def __init__(
-        self,
-        judge: Judge,
-        ask: Ask | None = None,
-        desk: Desk | None = None,
-        notify: Notify | None = None,
-        speculator: Speculator | None = None,
+        self, judge: Judge, ask: Ask | None = None, desk: Desk | None = None, notify: Notify | None = None
     ) -> None:
         self._judge, self._ask, self._desk, self._notify = judge, ask, desk, notify
-        self._speculator, self._outlook = speculator, ""  # the latest: the daemon wants no older one answered
         self._flows: dict[str, Running] = {}
 
     def take(self, message: ToActor) -> list[FromActor]:
@@ -95,13 +80,7 @@ class Actor:
                     self._notify(message)
                 return []
             case Outlook():
-                self.end(self._outlook)
-                self._outlook = message.id
-                if self._speculator is None:
-                    return []
-                flow = self._speculator.suggest(message)
-                self._flows[message.id] = Running(flow, self._speculator.ask)
-                return self._advance(message.id, None)
+                return []
             case _:
                 assert_never(message)
 
@@ -148,7 +127,7 @@ class Actor:
                         assert_never(asked)
             except StopIteration as end:
                 del self._flows[id]
-                if isinstance(end.value, Verdict | Suggestion):
+                if isinstance(end.value, Verdict):
                     return [*sent, end.value]
                 complain(f"case {id} ended without a verdict; its lease will run out")
                 return sent
@@ -164,10 +143,9 @@ def serve(
     ask: Ask | None = None,
     desk: Desk | None = None,
     notify: Notify | None = None,
-    speculator: Speculator | None = None,
 ) -> None:
     """Until the daemon closes its end. ProtocolError if it sends what no daemon of ours would."""
-    actor, decoder = Actor(judge, ask, desk, notify, speculator), channel.to_actor()
+    actor, decoder = Actor(judge, ask, desk, notify), channel.to_actor()
     poll = select.poll()
     poll.register(door, select.POLLIN)
     if desk:
