@@ -184,6 +184,8 @@ def recorded(args: argparse.Namespace, last: int) -> tuple[list[Recorded], dict[
     """The latest reviews, oldest first, and why others cannot be replayed. JournalError as `read`."""
     talks: dict[str, Entry] = {}
     for entry in read(args.state_dir, trial=args.trial, kinds=("consulted",)):
+        if not entry.trial:
+            continue  # what a speculator was asked is no review
         talks.pop(entry.trial, None)
         talks[entry.trial] = entry  # a talk is on record after each call: the last is the whole of it
     latest = dict(list(talks.items())[-last:])
