@@ -9,8 +9,10 @@ from tests.engine.test_step import answer, case_of, observe
 from tests.engine.world import FOUND, POLICY, World
 from tuned_spec.engine import events as ev
 from tuned_spec.engine.suggesting import PATIENCE_S
+from tuned_spec.engine.trials import CONSULTED_A_TRIAL
 from tuned_spec.model import (
     Allowed,
+    Consulted,
     Expect,
     Guard,
     Mode,
@@ -21,6 +23,7 @@ from tuned_spec.model import (
     Way,
     Write,
 )
+from tuned_spec.speculate import prior
 
 SUGGEST = Suggest(
     knobs=("t.*",),
@@ -168,3 +171,29 @@ def test_a_rejected_suggestion_rests() -> None:
     (outlook,) = look(world, dt=31.0)
     say(world, outlook, Write("t.slow", 9))
     assert world.notes[-1].data["code"] == "resting" and world.kernel == FOUND
+
+
+def test_what_was_said_about_it_is_on_record_so_much_of_it_as_of_a_trial() -> None:
+    world = started()
+    (outlook,) = look(world)
+    for number in range(50):
+        talk = Consulted(outlook.id, "m", "digest", "prompt", (), f"exchange {number}")
+        world.feed(ev.ActorSaid(world.t, talk))
+    notes = [note for note in world.notes if note.kind == "consulted"]
+    assert len(notes) == CONSULTED_A_TRIAL
+    assert {(note.trial, note.rule, note.data["case"]) for note in notes} == {
+        ("", "outside.model", outlook.id),
+    }
+    world.feed(ev.ActorSaid(world.t, Consulted("o99", "m", "", "", (), "about nothing")))
+    assert len([note for note in world.notes if note.kind == "consulted"]) == CONSULTED_A_TRIAL
+
+
+def test_it_is_told_what_became_of_changes_of_these_knobs() -> None:
+    world = started()
+    setup = msgspec.structs.replace(world.state.setup, host={"kernel": "6.1"})
+    judged = prior.Judged("t0", "grow", (Write("t.plain", 150),), prior.Fate.REJECTED, 0.0, "trial")
+    learned = msgspec.structs.replace(world.state.learned, priors=prior.judged(prior.Priors(), judged))
+    world.state = msgspec.structs.replace(world.state, setup=setup, learned=learned)
+    (outlook,) = look(world)
+    assert outlook.host == {"kernel": "6.1"}
+    assert [(past.rule, past.fate) for past in outlook.past] == [("grow", "rejected")]

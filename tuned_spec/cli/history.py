@@ -163,6 +163,13 @@ def _list(data: Data, name: str) -> list[object]:
     return found if isinstance(found, list) else []
 
 
+def _probed(data: Data) -> str:
+    args = data.get("args")
+    asked = ", ".join(map(str, args.values())) if isinstance(args, Mapping) else ""
+    what = data.get("error") or f"{data.get('bytes')} bytes in {show.number(data.get('seconds'))} s"
+    return f"asked for {data.get('name')}{f' ({asked})' if asked else ''}: {what}"
+
+
 # kind (a key of model.RECORD_KINDS) -> its data in words
 SENTENCES: dict[str, Callable[[Data], str]] = {
     "start": _start,
@@ -179,6 +186,7 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "pending": pending,
     "decided": lambda data: str(data.get("what", "")),
     "consulted": consulted,
+    "probed": _probed,
     "advised": _advised,
     "ignored": lambda data: str(data.get("what", "")),
     "confirmed": lambda data: show.writes(data.get("writes")),

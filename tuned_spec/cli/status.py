@@ -208,6 +208,12 @@ class Workload(msgspec.Struct):
     known: str = ""
 
 
+class Probes(msgspec.Struct):
+    pid: int | None = None
+    asked: int = 0
+    failed: int = 0
+
+
 class Status(msgspec.Struct):
     """The daemon's answer, as far as it is printed; what a later daemon adds is passed over."""
 
@@ -231,6 +237,7 @@ class Status(msgspec.Struct):
     writer_watch: str = ""
     guesses: Guesses = msgspec.field(default_factory=Guesses)
     workload: Workload = msgspec.field(default_factory=Workload)
+    probes: Probes = msgspec.field(default_factory=Probes)
 
 
 def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> None:
@@ -244,6 +251,9 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
         word = "not needed (observing)"
     again = f", {actor.restarts} restarts" if actor.restarts else ""
     print(f"  actor    {actor.kind}: {word}{again}")
+    if asked := status.probes.asked:
+        runs = f"process {status.probes.pid}" if status.probes.pid else "not running, nobody asks"
+        print(f"  probes   {asked} asked, {status.probes.failed} without an answer: {runs}")
     if hits := status.guesses.judged:
         share = f"{status.guesses.confirmed / hits:.0%}"
         print(f"  guesses  {hits} judged, {status.guesses.confirmed} kept: a hit rate of {share}")

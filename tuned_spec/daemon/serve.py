@@ -11,6 +11,7 @@ import math
 import os
 import pwd
 import select
+import shlex
 import signal
 import socket
 import time
@@ -26,12 +27,15 @@ from tuned_spec import __version__, engine, paths
 from tuned_spec.daemon.actor_link import ActorLink
 from tuned_spec.daemon.control import Client, ControlSocket, Request
 from tuned_spec.daemon.hands import Hands
+from tuned_spec.daemon.known import KNOWN
 from tuned_spec.daemon.log import Log
 from tuned_spec.daemon.lookout_link import LookoutLink
 from tuned_spec.daemon.needs import ears, pressure_levels, wanted_metrics
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
+from tuned_spec.daemon.probes_link import ProbesLink
 from tuned_spec.daemon.proposals import metrics_of, plain, unsensed
+from tuned_spec.daemon.questions import Questions, shown
 from tuned_spec.engine.events import (
     ActorChanged,
     ActorSaid,
@@ -62,6 +66,7 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.engine.guessing import look_at
 from tuned_spec.engine.plan import asked, plan
+from tuned_spec.engine.state import Phase, is_pending
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
@@ -78,6 +83,7 @@ from tuned_spec.model import (
     Offer,
     Outcome,
     Policy,
+    Probe,
     ProbeAnswer,
     Record,
     Rule,
@@ -85,6 +91,9 @@ from tuned_spec.model import (
     entry_of,
 )
 from tuned_spec.policy.load import load as load_policy
+from tuned_spec.probes.answer import Unanswered
+from tuned_spec.probes.messages import Answered, Question
+from tuned_spec.probes.names import wrong_with
 from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
@@ -100,6 +109,7 @@ STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates
 DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
 CHANGES = ("restore", "pause", "resume", "approve", "reject", "propose", "withdraw")
 REMARK = 200  # characters of one that are kept
+WITH_CASE = (Phase.JUDGING, Phase.SWITCHING)  # the actor has the trial's case
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -192,6 +202,7 @@ class Daemon:
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.lookout = LookoutLink(ears(policy, hands.catalogue))
+        self.probes, self.questions = ProbesLink(), Questions()
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
@@ -210,7 +221,9 @@ class Daemon:
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,
-            where="" if options.runtime_dir == Path(ROOTS) else f" --runtime-dir {options.runtime_dir}",
+            where=""
+            if options.runtime_dir == Path(ROOTS)
+            else f" --runtime-dir {shlex.quote(str(options.runtime_dir))}",
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
             t=self.started,
@@ -259,6 +272,7 @@ class Daemon:
             t = clock()
             self.keep_actor(t)
             self.keep_lookout(t)
+            self.keep_probes(t)
             if t >= self.next_tick:
                 self.tick(t)
             elif t >= self.next_glance:
@@ -285,6 +299,7 @@ class Daemon:
 
     def poll(self, t: float) -> None:
         due = [self.next_tick, self.next_glance, engine.next_wake(self.state), t + LONGEST_WAIT_S]
+        due.append(self.probes.due)
         if self.needs_actor:
             due.append(self.actor.start_at)
         if self.needs_lookout:
@@ -376,7 +391,28 @@ class Daemon:
             if self.lookout.sock is not None:
                 self.on(self.lookout.sock.fileno(), select.EPOLLIN, self.hear_lookout)
 
+    def keep_probes(self, t: float) -> None:
+        if (trouble := self.probes.overdue(t)) or self.probes.idle(t):
+            self.end_probes(trouble)
+
+    def end_probes(self, trouble: str) -> None:
+        """Because of trouble, which is said to those who wait, or because nobody asks."""
+        if self.probes.sock is not None:
+            self.off(self.probes.sock.fileno())
+        self.probes.give_up(clock())
+        if trouble:
+            self.log.say("the process that answers probes is given up", reason=trouble)
+        for said in self.probes.lost(trouble):
+            self.probed(said)
+
     # --------------------------------------------------------------------- what comes in
+
+    def hear_probes(self, _mask: int) -> None:
+        told, trouble = self.probes.receive()
+        for said in told:
+            self.probed(said)
+        if trouble:
+            self.end_probes(trouble)
 
     def hear_lookout(self, _mask: int) -> None:
         fd = self.lookout.sock.fileno() if self.lookout.sock else -1
@@ -540,6 +576,7 @@ class Daemon:
             "trial": self.answered.trial,
             "mode": self.state.mode,
             "state": trial.phase if trial else "",
+            "pending": trial is not None and is_pending(trial),
             "deadline_in_s": round(trial.deadline - clock(), 1) if trial else 0.0,
         }
 
@@ -600,6 +637,7 @@ class Daemon:
             "writer_watch": self.hands.watch.why or "fanotify",
             "task_watch": (self.lookout.why or "netlink") if self.needs_lookout else "not needed",
             "journal_ok": self.state.journal_ok,
+            "probes": {"pid": self.probes.pid, "asked": self.probes.asked, "failed": self.probes.failed},
             "tick_s": self.tick_s,
         }
 
@@ -634,9 +672,7 @@ class Daemon:
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
             case Ask():
-                probe = command.probe
-                error = f"{probe.name}: no such probe"
-                self.tell(ProbeAnswer(probe.case, probe.seq, "", error))
+                self.asked(command.probe)
             case Tell():
                 self.tell(command.message)
             case Answer():
@@ -646,6 +682,41 @@ class Daemon:
             case _:
                 assert_never(command)
         return ()
+
+    def asked(self, probe: Probe) -> None:
+        """An actor's probe: checked, then answered here or by the helper. Told by `probed`."""
+        open_cases = [t.id for t in self.state.trials.values() if t.phase in WITH_CASE]
+        if refusal := self.questions.refused(probe, open_cases):
+            self.tell(ProbeAnswer(probe.case, probe.seq, "", refusal))
+        elif wrong := wrong_with(probe.name, probe.args):
+            self.probed(Answered(self.questions.take(shown(probe)), error=wrong))
+        else:
+            self.ask(self.questions.take(probe), probe.name, probe.args)
+
+    def ask(self, token: int, name: str, args: dict[str, str]) -> None:
+        """A probe that `wrong_with` has nothing against: its answer comes to `probed`, at once or later."""
+        t = clock()
+        if known := KNOWN.get(name):
+            try:
+                said = Answered(token, known(args, self.state, self.hands.ledger))
+            except Unanswered as error:
+                said = Answered(token, error=str(error))
+            self.probed(msgspec.structs.replace(said, seconds=round(clock() - t, 4)))
+            return
+        trouble = self.probes.ask(Question(token, name, args), t)
+        if self.probes.sock is not None and self.probes.sock.fileno() not in self.handlers:
+            self.on(self.probes.sock.fileno(), select.EPOLLIN, self.hear_probes)
+        if trouble:
+            self.probed(Answered(token, error=trouble))
+
+    def probed(self, said: Answered) -> None:
+        """The answer goes on record, without its text, and to the actor; none of a case that is over."""
+        probe = self.questions.answered(said.token)
+        if trial := self.state.trials.get(probe.case):
+            data: dict[str, object] = {"name": probe.name, "args": probe.args, "seconds": said.seconds}
+            data |= {"error": said.error, "bytes": len(said.answer.encode())}
+            self.record(Record("probed", clock(), trial.id, trial.proposal.rule, data=data))
+            self.tell(ProbeAnswer(probe.case, probe.seq, said.answer, said.error))
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)
@@ -692,7 +763,7 @@ class Daemon:
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        for child in (self.actor, self.lookout):
+        for child in (self.actor, self.lookout, self.probes):
             if child.sock is not None:
                 child.give_up(clock())
         self.control.close()

@@ -11,6 +11,7 @@ import msgspec
 from tuned_spec import envelope
 from tuned_spec.engine.events import ActorChanged, Look, Looked, Note, Observed, Offered, Tell
 from tuned_spec.engine.outside import RULE, Outside
+from tuned_spec.engine.trials import CONSULTED_A_TRIAL
 from tuned_spec.model import (
     Consulted,
     Measure,
@@ -25,8 +26,10 @@ from tuned_spec.model import (
     Value,
     Verdict,
 )
+from tuned_spec.speculate import prior
 
 MODEL = "model"  # the source of these proposals, and of no other
+
 LOOK = "suggest"  # the name under which its knobs are read
 PATIENCE_S = 60.0  # what an answer may take at least
 METRICS = 48  # told in one outlook, those that judge among them
@@ -100,20 +103,34 @@ class Suggesting(Outside):
         told = [name for name in dict.fromkeys((*judged_by(suggest), *latest)) if name in latest]
         outlook = Outlook(
             id=f"{self.state.prefix}o{number}",
-            host=self.state.setup.host,
+            host=setup.host,
             signature=usual.features if usual else {},
             metrics={name: latest[name][-VALUES:] for name in told[:METRICS]},
             options=options,
             expect=tuple(one for one in suggest.expect if one.metric in self.state.rules.values),
+            past=prior.past(self.state.learned.priors, [o.knob.id for o in options], usual, self.wall),
         )
-        self.state = replace(self.state, outlook=outlook, outlooks=number)
+        self.state = replace(self.state, outlook=outlook, outlooks=number, outlook_consulted=0)
         self.do(Tell(outlook))
 
     def actor_said(self, message: Measure | Probe | Consulted | Verdict | Suggestion) -> None:
+        outlook = self.state.outlook
         if isinstance(message, Suggestion):
             self.suggested(message)
+        elif isinstance(message, Consulted) and outlook is not None and message.case == outlook.id:
+            self.heard_out(message)
         else:
             super().actor_said(message)
+
+    def heard_out(self, said: Consulted) -> None:
+        """What the model was asked and said, on record; as much of it as of a trial."""
+        if self.state.outlook_consulted < CONSULTED_A_TRIAL:
+            self.state = replace(self.state, outlook_consulted=self.state.outlook_consulted + 1)
+            self.on_record("consulted", said)
+
+    def on_record(self, kind: str, said: Consulted | Suggestion) -> None:
+        """Of no trial: there is none yet."""
+        self.do(Note(Record(kind, self.t, rule=RULE + MODEL, data=msgspec.to_builtins(said))))
 
     def suggested(self, said: Suggestion) -> None:
         """An answer to the question that is open, and to no other, becomes a proposal like anybody's."""
@@ -122,8 +139,7 @@ class Suggesting(Outside):
             return
         self.state = replace(self.state, outlook=None)
         knobs = tuple(dict.fromkeys(write.knob for write in said.writes))
-        data = msgspec.to_builtins(said)
-        self.do(Note(Record("suggested", self.t, rule=RULE + MODEL, data=data)))
+        self.on_record("suggested", said)
         if not said.writes:
             return
         expect = next((one for one in outlook.expect if one.metric == said.metric), None)

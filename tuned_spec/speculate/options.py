@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from tuned_spec.globs import matches, split
 from tuned_spec.model import Knob, KnobType, Risk
 
-MOST_OPTIONS = 32  # a prompt has to hold them
+MOST_OPTIONS = 24  # a prompt has to hold them
 TYPES = (KnobType.INT, KnobType.INTS, KnobType.CHOICE, KnobType.BOOL)
 
 
