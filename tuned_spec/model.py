@@ -551,7 +551,7 @@ class Hello(Frozen, frozen=True, tag="hello"):
     speculates: bool = False
 
 
-class Consulted(Frozen, frozen=True, tag="consulted"):
+class Consulted(Frozen, frozen=True, tag="consulted", omit_defaults=False):
     """Actor reports one exchange with a model, for the record; nothing answers it.
 
     `system` is a digest of the instructions, `prompt` what the model was told of the case, `exchange` what
