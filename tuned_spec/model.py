@@ -551,7 +551,7 @@ class Hello(Frozen, frozen=True, tag="hello"):
     speculates: bool = False
 
 
-class Consulted(Frozen, frozen=True, tag="consulted"):
+class Consulted(Frozen, frozen=True, tag="consulted", omit_defaults=False):
     """Actor reports one exchange with a model, for the record; nothing answers it.
 
     `system` is a digest of the instructions, `prompt` what the model was told of the case, `exchange` what
@@ -740,7 +740,7 @@ RECORD_KINDS = {
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "pending": "the Notice as a mapping: a person is asked",
     "decided": "what, approve, uid, name, remark: a person's answer",
-    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
+    "consulted": "the Consulted as a mapping, and before, after, allowed: a model was asked",
     "probed": "name, args, seconds, error, bytes (of the answer, which is not kept): the actor asked a probe",
     "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",

@@ -102,6 +102,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     return config
 
 
+def named(words: Mapping[str, str]) -> ModelConfig:
+    """A model as a command line names it: keys as in the file, `provider`, `endpoint` and `name` at least.
+    Misfit says what is wrong with a value."""
+    given = {name: _WORDS[name](word) for name, word in words.items()}
+    model = ModelConfig(**given)  # type: ignore[arg-type]
+    if model.key_file and in_the_clear(model.endpoint):
+        raise Misfit(f"{model.endpoint} would get the key in the clear", "use https")
+    return model
+
+
 def read_key(model: ModelConfig, environ: Mapping[str, str] = os.environ) -> str:
     """The key, or "" where none is configured. Misfit says what is wrong with its file."""
     if model.credential:

@@ -21,8 +21,10 @@ MOST_TURN = 16_384  # characters
 replace = msgspec.structs.replace
 
 
-def exchanged(case: str, system: str, said: Sequence[Said], answer: Reply, outcome: str) -> Consulted:
-    """`said` begins with what the model was told of the case."""
+def exchanged(
+    case: str, system: str, said: Sequence[Said], answer: Reply, outcome: str, probes: int = 0
+) -> Consulted:
+    """`said` begins with what the model was told of the case; `probes`: that it asked for last."""
     prompt, *exchange = (legible(one.text) for one in said)
     return bounded(
         Consulted(
@@ -36,6 +38,7 @@ def exchanged(case: str, system: str, said: Sequence[Said], answer: Reply, outco
             tokens_out=answer.tokens_out,
             cost=answer.cost,
             seconds=answer.seconds,
+            probes=probes,
         )
     )
 

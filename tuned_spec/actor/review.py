@@ -143,7 +143,11 @@ class Talk:
         )
 
     def word(self) -> Generator[Asked, Answer, Verdict]:
-        self.tell(brief.user(self.terms, self.found, self.mark))
+        return (yield from self.word_on(brief.user(self.terms, self.found, self.mark)))
+
+    def word_on(self, prompt: str) -> Generator[Asked, Answer, Verdict]:
+        """For a prompt that was made before, as well."""
+        self.tell(prompt)
         return (yield from self._until_usable())
 
     def word_after(self, tried: Tried) -> Generator[Asked, Answer, Verdict]:
@@ -210,7 +214,8 @@ class Talk:
                 outcome = f"asks {', '.join(question.name for question in read.questions)}"
             case Unusable():
                 outcome = f"unusable: {read.why}" if answer.text else f"no reply: {read.why}"
-        return exchanged(self.case.id, brief.SYSTEM, self.said, answer, outcome)
+        asked = len(read.questions) if isinstance(read, Ask) else 0
+        return exchanged(self.case.id, brief.SYSTEM, self.said, answer, outcome, asked)
 
 
 # ------------------------------------------------------------------- the model's own value

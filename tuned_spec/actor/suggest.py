@@ -20,7 +20,7 @@ from tuned_spec.actor.record import exchanged, legible
 from tuned_spec.actor.reply import Room, Unusable
 from tuned_spec.model import Expect, Frozen, Outlook, Risk, Suggestion, Value, Way, Write
 
-MOST_OPTIONS = 24  # knobs that are told, and may be chosen
+MOST_OPTIONS = 32  # knobs that are told, and may be chosen
 MOST_METRICS = 24
 MOST_WRITES = 2
 MOST_REASON = 300

@@ -67,6 +67,8 @@ class ProbesLink(Child):
                 one = answered(packet)
             except BlockingIOError:
                 break
+            except ConnectionResetError:  # before it had read all questions
+                return told, "it ended"
             except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 return told, f"what it says cannot be read: {error}"
             if self._waiting.pop(one.token, None) is None:

@@ -11,6 +11,7 @@ import math
 import os
 import pwd
 import select
+import shlex
 import signal
 import socket
 import time
@@ -220,7 +221,9 @@ class Daemon:
             learned=engine.Learned(priors=remembered.priors, record=remembered.record),
             wall_offset=time.time() - self.started,
             mode=mode,
-            where="" if options.runtime_dir == Path(ROOTS) else f" --runtime-dir {options.runtime_dir}",
+            where=""
+            if options.runtime_dir == Path(ROOTS)
+            else f" --runtime-dir {shlex.quote(str(options.runtime_dir))}",
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
             t=self.started,

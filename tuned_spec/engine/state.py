@@ -153,6 +153,7 @@ class Trial(msgspec.Struct, frozen=True):
     why: str = ""  # why it goes back, while REVERTING
     retry_at: float | None = None
     tries: int = 0
+    rest_at: float | None = None  # when arm B is put back, if no window is asked for until then
     cases_sent: int = 0
     consulted: int = 0
     measured: int = 0
@@ -161,6 +162,10 @@ class Trial(msgspec.Struct, frozen=True):
     climb: ClimbMemory | None = None  # while CLIMBING
     question: Question | None = None  # while a person is asked
     approved: bool = False  # a person said yes before anything was written
+
+    @property
+    def rest_due(self) -> float | None:
+        return self.rest_at if self.phase is Phase.JUDGING and not self.window else None
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -289,18 +294,16 @@ def side(state: State) -> Side:
 
 
 def notice(state: State, trial: Trial, question: Question, event: str, what: str) -> Notice:
-    """What a person is told of it. Knobs stand in `writes` in the order that they have in `before`."""
+    """What a person is told of it."""
     verdict, pending = question.verdict, event == "pending"
+    old = {write.knob: write.value for write in trial.before}
     names = ("effect", "low", "high", "e_value", "pairs", "confidence")
     found = {name: getattr(verdict, name) for name in names} if verdict else {}
     return Notice(
         event=event,
         trial=trial.id,
         rule=trial.proposal.rule,
-        moves=tuple(
-            Move(old.knob, old.value, new.value)
-            for old, new in zip(trial.before, question.writes, strict=True)
-        ),
+        moves=tuple(Move(w.knob, old[w.knob], w.value) for w in question.writes if w.knob in old),
         reason=trial.proposal.reason,
         what=what,
         asked=Asking.AFTER_TRIAL if verdict else Asking.BEFORE_TRIAL,

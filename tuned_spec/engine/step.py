@@ -90,4 +90,5 @@ def next_wake(state: State) -> float | None:
         due.append(trial.retry_at if trial.phase is Phase.REVERTING else trial.deadline)
         if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
             due.append(trial.window.closes if trial.window.opened else trial.window.opens)
+        due.append(trial.rest_due)
     return min((t for t in due if t is not None), default=None)

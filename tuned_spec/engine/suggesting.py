@@ -25,11 +25,11 @@ from tuned_spec.model import (
     Suggestion,
     Value,
     Verdict,
-    Write,
 )
 from tuned_spec.speculate import prior
 
 MODEL = "model"  # the source of these proposals, and of no other
+
 LOOK = "suggest"  # the name under which its knobs are read
 PATIENCE_S = 60.0  # what an answer may take at least
 METRICS = 48  # told in one outlook, those that judge among them
@@ -99,17 +99,16 @@ class Suggesting(Outside):
             for name in self.options()
             if name in live
         )
-        present = tuple(Write(option.knob.id, option.value) for option in options)
         latest = self.state.latest
         told = [name for name in dict.fromkeys((*judged_by(suggest), *latest)) if name in latest]
         outlook = Outlook(
             id=f"{self.state.prefix}o{number}",
-            host=self.state.setup.host,
+            host=setup.host,
             signature=usual.features if usual else {},
             metrics={name: latest[name][-VALUES:] for name in told[:METRICS]},
             options=options,
             expect=tuple(one for one in suggest.expect if one.metric in self.state.rules.values),
-            past=prior.past(self.state.learned.priors, present, usual, self.wall),
+            past=prior.past(self.state.learned.priors, [o.knob.id for o in options], usual, self.wall),
         )
         self.state = replace(self.state, outlook=outlook, outlooks=number, outlook_consulted=0)
         self.do(Tell(outlook))

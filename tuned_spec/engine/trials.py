@@ -130,7 +130,7 @@ class Trials(Advised):
             review_s=self.state.review_s,
             host=setup.host,
             signature=trial.signature.features if trial.signature else {},
-            past=prior.past(self.state.learned.priors, trial.after, trial.signature, self.wall),
+            past=prior.past(self.state.learned.priors, trial.knobs, trial.signature, self.wall, trial.after),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
@@ -165,7 +165,7 @@ class Trials(Advised):
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
                 if trial.window is None:  # back on A, or the actor died while its arm was being written
-                    self.rest_on_a(self.put(replace(trial, phase=Phase.JUDGING)))
+                    self.rest_between(self.put(replace(trial, phase=Phase.JUDGING)))
                     return
                 opens = self.t + trial.window.ask.settle_s
                 window = replace(trial.window, opens=opens, closes=opens + trial.window.ask.dwell_s)
@@ -283,8 +283,9 @@ class Trials(Advised):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            # What the model might have chosen, by our own word: who replays it must know.
-            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
+            # What it is about and what might be chosen, by our own word: who replays it must know.
+            about = {"before": trial.before, "after": trial.after, "allowed": self.allowed(trial)}
+            self.note("consulted", trial, **about, **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -335,7 +336,7 @@ class Trials(Advised):
                 # Its windows died with it. The change itself stays until its lease ends.
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
-                    self.rest_on_a(trial)
+                    self.rest_between(trial)
             elif trial.phase is Phase.JUDGING and not trial.window and trial.cases_sent < CASES_A_TRIAL:
                 self.send_case(trial)  # with a window open it is the same one, who said hello twice
 
@@ -416,6 +417,8 @@ class Trials(Advised):
                 self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
+            elif trial.rest_due is not None and self.t >= trial.rest_due:
+                self.rest_on_b(trial)
 
     def overdue(self, trial: Trial) -> str:
         return "lease: no verdict in time"

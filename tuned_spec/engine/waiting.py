@@ -76,7 +76,7 @@ class Waiting(Guessing):
         new = said.waits_at is Side.NEW
         arm = (Arm.B if question.writes == trial.after else Arm.C) if new else Arm.A
         if arm is trial.arm is not Arm.C:
-            self.rest_on_a(trial)
+            self.rest_between(trial)
         else:
             self.put(replace(trial, arm=arm, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, question.writes if new else trial.before))
@@ -93,10 +93,10 @@ class Waiting(Guessing):
             if trial.question and is_pending(trial) and trial.question.told < TOLD:
                 self.tell(trial, trial.question)
 
-    def rest_on_a(self, trial: Trial) -> None:
+    def rest_between(self, trial: Trial) -> None:
         """What is asked about rests where it has been brought."""
         if trial.question is None:
-            super().rest_on_a(trial)
+            super().rest_between(trial)
         else:
             self.put(replace(trial, phase=Phase.WAITING))
 

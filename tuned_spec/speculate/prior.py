@@ -251,12 +251,13 @@ def judged(priors: Priors, one: Judged) -> Priors:
 # --------------------------------------------------------------------------------- recalling
 
 
-def past(priors: Priors, writes: Writes, signature: Signature | None, wall: float) -> tuple[Past, ...]:
+def past(
+    priors: Priors, knobs: Collection[str], signature: Signature | None, wall: float, writes: Writes = ()
+) -> tuple[Past, ...]:
     """What became of changes of these knobs, the nearest workload first; of this very change above all."""
-    knobs = {write.knob for write in writes}
     found: list[tuple[bool, bool, float, Past]] = []
     for one in reversed(priors.recent):
-        if knobs & {write.knob for write in one.writes}:
+        if any(write.knob in knobs for write in one.writes):
             off = distance(signature, one.signature) if signature and one.signature else math.inf
             told = Past(
                 trial=one.trial,
