@@ -175,7 +175,7 @@ class Daemon:
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
-        self.wanted = wanted_metrics(policy)
+        self.named = self.wanted = wanted_metrics(policy)
         self.sense = Sense(options.root, policy.cgroups, self.wanted)
         self.answered = Answer("")  # the engine's last word to somebody outside
         self.planned_at = -math.inf
@@ -583,7 +583,7 @@ class Daemon:
     def mind_senses(self) -> None:
         """What an open trial is judged by is sensed while it is open, whether the policy names it or not."""
         judged = (trial.metrics for trial in self.state.trials.values())
-        wanted = wanted_metrics(self.policy).union(*judged)
+        wanted = self.named.union(*judged)
         if wanted != self.wanted:
             self.wanted = wanted
             self.sense.want(wanted)
