@@ -305,6 +305,8 @@ class Policy(Frozen, frozen=True):
     rest_s: float = 600.0  # a rejected guess rests this long, twice as long each time
     alpha: float = 0.05  # the most a change without effect may be confirmed
     max_pairs: int = 24  # a trial that has not decided by then rejects
+    ahead: int = 2  # lossless: of the actor's next probes so many are run ahead; 0: none
+    ahead_price: float = 0.2  # seconds of waiting that a second of probing may cost
 
 
 # ------------------------------------------------------------------------ guesses, trials

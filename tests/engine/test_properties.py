@@ -20,6 +20,7 @@ from tuned_spec.model import (
     Measurement,
     Mode,
     Probe,
+    ProbeAnswer,
     Rule,
     Value,
     Verdict,
@@ -95,9 +96,15 @@ class Loop(RuleBasedStateMachine):
         """What the rules are of goes and comes back."""
         self.world.feed(ev.Planned(self.world.t, tuple(one for one in RULES if one in rules)))
 
-    @rule()
-    def probe(self) -> None:
-        self.world.feed(ev.ActorSaid(self.world.t, Probe("x", 1, "top")))
+    @rule(data=st.data(), name=st.sampled_from(["memory", "changes", "top"]))
+    def probe(self, data: st.DataObject, name: str) -> None:
+        case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
+        answers = len(self.answers())
+        self.world.feed(ev.ActorSaid(self.world.t, Probe(case, 1, name)))
+        assert len(self.answers()) == answers + 1, "each question is answered, if only by why not"
+
+    def answers(self) -> list[ProbeAnswer]:
+        return [m for m in self.world.told if isinstance(m, ProbeAnswer)]
 
     @rule(alive=st.booleans())
     def actor(self, alive: bool) -> None:
@@ -251,7 +258,7 @@ class Loop(RuleBasedStateMachine):
         world.feed(ev.Stop(world.t, "the end"))
         for name, value in world.kernel.items():
             assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
-        answered = [m for m in world.told if isinstance(m, Measurement | Cancel | Case)]
+        answered = [m for m in world.told if isinstance(m, Measurement | Cancel | Case | ProbeAnswer)]
         assert len(answered) == len(world.told)
 
 

@@ -35,7 +35,6 @@ from tuned_spec.engine.events import (
     ActorChanged,
     ActorSaid,
     Apply,
-    Ask,
     Command,
     Event,
     ForeignFound,
@@ -45,10 +44,12 @@ from tuned_spec.engine.events import (
     Observed,
     Pause,
     Planned,
+    Probed,
     Remember,
     Resume,
     Revert,
     RevertAll,
+    RunProbe,
     SenseNow,
     Stop,
     TakeUp,
@@ -69,7 +70,6 @@ from tuned_spec.model import (
     Mode,
     Outcome,
     Policy,
-    ProbeAnswer,
     Record,
     Rule,
     ToActor,
@@ -178,9 +178,12 @@ class Daemon:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
+        learned = engine.Learned(
+            priors=remembered.priors, record=remembered.record, foresight=remembered.foresight
+        )
         self.state = engine.State(
             setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
-            learned=engine.Learned(priors=remembered.priors, record=remembered.record),
+            learned=learned,
             wall_offset=time.time() - self.started,
             mode=mode,
             rules=RulesMemory(),
@@ -520,14 +523,13 @@ class Daemon:
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
             case Remember():
-                self.history.do(partial(priors.save, self.options.state_dir, command.priors, command.record))
+                learned = msgspec.structs.astuple(command)
+                self.history.do(partial(priors.save, self.options.state_dir, *learned))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
-            case Ask():
-                probe = command.probe
-                error = f"{probe.name}: no such probe"
-                self.tell(ProbeAnswer(probe.case, probe.seq, "", error))
+            case RunProbe():
+                return (Probed(clock(), command.token, "", f"{command.name}: no such probe"),)
             case Tell():
                 self.tell(command.message)
             case Note():

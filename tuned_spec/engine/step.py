@@ -26,19 +26,25 @@ from tuned_spec.engine.events import (
     Observed,
     Pause,
     Planned,
+    Probed,
     Resume,
     Reverted,
     Stop,
     Ticked,
 )
 from tuned_spec.engine.guessing import Guessing
+from tuned_spec.engine.probing import next_look
 from tuned_spec.engine.state import Phase, State
 from tuned_spec.speculate import rules as speculator
+
+LEDGER_DID = (Applied, ApplyFailed, Reverted, ForeignFound)
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
     turn = Guessing(state, event.t)
+    if isinstance(event, LEDGER_DID):
+        turn.deed()
     match event:
         case Observed():
             turn.observed(event)
@@ -56,6 +62,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.foreign_found(event)
         case ActorSaid():
             turn.actor_said(event.message)
+        case Probed():
+            turn.probed(event)
         case ActorChanged():
             turn.actor_changed(event)
         case JournalChanged():
@@ -71,6 +79,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case _:
             assert_never(event)
     turn.time_passes()
+    turn.look_ahead()
     return turn.state, tuple(turn.commands)
 
 
@@ -81,4 +90,5 @@ def next_wake(state: State) -> float | None:
         due.append(trial.retry_at if trial.phase is Phase.REVERTING else trial.deadline)
         if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
             due.append(trial.window.closes if trial.window.opened else trial.window.opens)
+    due.append(next_look(state))
     return min((t for t in due if t is not None), default=None)

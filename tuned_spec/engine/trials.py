@@ -15,7 +15,6 @@ from tuned_spec.engine.events import (
     Applied,
     Apply,
     ApplyFailed,
-    Ask,
     ForeignFound,
     Hold,
     JournalChanged,
@@ -29,7 +28,7 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
 )
-from tuned_spec.engine.measuring import Measuring
+from tuned_spec.engine.probing import Probing
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
     Arm,
@@ -48,6 +47,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate.foresight import MEASURE
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -58,7 +58,7 @@ CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor s
 replace = msgspec.structs.replace
 
 
-class Trials(Measuring):
+class Trials(Probing):
     def open_trial(self, guess: Proposal, live: dict[str, Value], rule: Rule) -> None:
         number = self.state.started + 1
         last = {k: v for k, v in self.state.last_refusal.items() if k != guess.rule}
@@ -254,9 +254,10 @@ class Trials(Measuring):
         trial = self.state.trials.get(message.case)
         match message:
             case Measure():
+                self.heard(message.case, MEASURE)
                 self.measure(trial, message)
             case Probe():
-                self.do(Ask(message))
+                self.probe(trial, message)
             case Consulted():
                 self.consulted(trial, message)
             case Verdict():
@@ -305,7 +306,8 @@ class Trials(Measuring):
             if trial.phase not in (Phase.JUDGING, Phase.SWITCHING):
                 continue
             if not event.alive:
-                # Its windows died with it. The change itself stays until its lease ends.
+                # Its windows died with it, and its questions. The change itself stays until its lease ends.
+                self.forget(trial.id)
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
                     self.rest_on_a(trial)

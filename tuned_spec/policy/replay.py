@@ -179,7 +179,7 @@ class _Run:
                 return ev.Reverted(t, "", self.restore(command.knobs or tuple(self.values)), command.why)
             case ev.Note():
                 self.notes.append(command.record)
-            case ev.Hold() | ev.TakeUp() | ev.Remember() | ev.SenseNow() | ev.Ask() | ev.Tell():
+            case ev.Hold() | ev.TakeUp() | ev.Remember() | ev.SenseNow() | ev.RunProbe() | ev.Tell():
                 pass  # nobody is there
         return None
 
