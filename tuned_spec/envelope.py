@@ -16,6 +16,7 @@ from typing import assert_never
 
 import msgspec
 
+from tuned_spec import approval
 from tuned_spec.model import (
     Allowed,
     CouplingKind,
@@ -43,11 +44,14 @@ CODES = {
     "read_only": "the knob cannot be written here",
     "untried": "no kernel is on record on which it was written and put back: it is only observed",
     "irreversible": "the way back is not proven",
-    "risk": "high-risk knobs are for a person to change",
+    "risk": "high-risk knobs are for a person to change, or to approve (`approval:` in a policy)",
+    "unapproved": "a person said yes to other values of this knob",
+    "questions": "as many questions as a person may be asked at once wait for an answer",
     "foreign": "somebody else wrote this knob: theirs until `tuned-spec resume KNOB`",
     "knob_busy": "the knob, or one coupled to it, is in an open trial",
     "metric_busy": "another open trial is judged by this metric and cannot be told apart",
     "resting": "this guess was rejected, or could not be written, and rests",
+    "advised": "a verdict advised to let it rest (`tuned-spec resume --advice` drops all advice)",
     "not_worth": "its record says that it is not worth a trial now",
     "cooldown": "the knob was changed a short while ago",
     "hysteresis": "it would turn back a change made a short while ago",
@@ -61,6 +65,10 @@ CODES = {
     "no_change": "the knob already has this value, or as near to it as is allowed",
     "no_room": "a field of the knob that the rule leaves alone is outside what is allowed",
     "not_a_choice": "the value is none of the knob's words here",
+    "flood": "more proposals a minute than are heard from one who is not the policy",
+    "silent": "nobody reports the metric by which the change would be judged",
+    "no_metric": "the metric by which the change would be judged cannot be sensed here",
+    "not_yours": "no change of this name was proposed by this source and is still there",
     "unreadable": "the knob's value cannot be read or has another shape than the catalogue says",
 }
 
@@ -91,7 +99,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 
 class OpenTrial(msgspec.Struct, frozen=True):
-    """As much of another open trial as a new one can collide with."""
+    """As much of another open trial as a new one can collide with; `metric` "": none judges it now."""
 
     knobs: frozenset[str]
     metric: str
@@ -112,6 +120,7 @@ class Situation(msgspec.Struct, frozen=True):
     foreign: frozenset[str]
     open_trials: tuple[OpenTrial, ...]
     tried_only: bool = False
+    advised: Mapping[str, str] = {}  # rule -> who advised to let it rest, and how long
 
 
 def partners(knobs: Collection[str], catalogue: Mapping[str, Knob]) -> frozenset[str]:
@@ -229,6 +238,23 @@ def judge_coupling(writes: Writes, catalogue: Mapping[str, Knob]) -> Refusal | N
     return None
 
 
+def may_be_asked(rule: str, knobs: Collection[str], now: Situation) -> bool:
+    """Whether a person says yes to each value first. A search finds its values itself: nobody could."""
+    searches = any(climb.id == rule for climb in now.policy.climbs)
+    return not searches and approval.needed(now.policy.approval, (rule,), knobs, now.catalogue)
+
+
+def collision(knobs: Collection[str], metric: str, randomised: bool, now: Situation) -> Refusal | None:
+    """Which other open trial could not be told apart from one on these knobs, judged by that metric."""
+    touched = partners(knobs, now.catalogue)
+    for other in now.open_trials:
+        for name in sorted(touched & partners(other.knobs, now.catalogue)):
+            return Refusal("knob_busy", name, CODES["knob_busy"])
+        if other.metric == metric and not (randomised and other.randomised):
+            return Refusal("metric_busy", next(iter(knobs), ""), f"{metric}: {CODES['metric_busy']}")
+    return None
+
+
 def gate(
     rule: str, knobs: Collection[str], metric: str, randomised: bool, cooldown_s: float, now: Situation
 ) -> Refusal | None:
@@ -241,21 +267,21 @@ def gate(
     for name in knobs:
         if name not in now.catalogue:
             return Refusal("unknown_knob", name, CODES["unknown_knob"])
-        if now.catalogue[name].risk is Risk.HIGH:
+        if now.catalogue[name].risk is Risk.HIGH and not may_be_asked(rule, knobs, now):
             return Refusal("risk", name, CODES["risk"])
         if now.tried_only and not now.catalogue[name].tried:
             return Refusal("untried", name, CODES["untried"])
     touched = partners(knobs, now.catalogue)
     for name in sorted(touched & now.foreign):
         return Refusal("foreign", name, CODES["foreign"])
-    for other in now.open_trials:
-        for name in sorted(touched & partners(other.knobs, now.catalogue)):
-            return Refusal("knob_busy", name, CODES["knob_busy"])
-        if other.metric == metric and not (randomised and other.randomised):
-            return Refusal("metric_busy", first, f"{metric}: {CODES['metric_busy']}")
+    if refusal := collision(knobs, metric, randomised, now):
+        return refusal
     rest = now.memory.rests.get(rule)
     if rest and now.t < rest.until:
-        return Refusal("resting", first, f"{CODES['resting']} (wrong {rest.times} times in a row)")
+        wrong = "once" if rest.times == 1 else f"{rest.times} times in a row"
+        return Refusal("resting", first, f"{CODES['resting']} (wrong {wrong})")
+    if rule in now.advised:
+        return Refusal("advised", first, f"{CODES['advised']}: {now.advised[rule]}")
     for name in knobs:
         last = now.memory.last.get(name)
         wait = max(cooldown_s, limit_of(now.limits, name).cooldown_s)

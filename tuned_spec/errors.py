@@ -3,6 +3,7 @@
     TunedSpecError
     ├── UsageError            the command line, or the place it is run, is wrong          exit 2
     ├── PolicyError           one or more Problems in policy files (file:line: key: ...)  exit 3
+    │   └── ActorError        the same in actor.yaml                                      exit 2
     ├── CatalogueError        a catalogue file shipped with the package is broken         exit 3
     ├── KnobError             one knob, one operation: carries knob, op, errno
     │   ├── KnobAbsent        this kernel or host does not have it
@@ -55,6 +56,12 @@ class PolicyError(TunedSpecError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(str(p) for p in problems))
         self.problems = problems
+
+
+class ActorError(PolicyError):
+    """All problems of actor.yaml at once: its place on the command line is an option's."""
+
+    exit_code = 2
 
 
 class CatalogueError(TunedSpecError):

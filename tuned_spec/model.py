@@ -290,6 +290,32 @@ class Mode(StrEnum):
     LOSSY = "lossy"  # written first, judged after
 
 
+class Asking(StrEnum):
+    """When a person is asked."""
+
+    AFTER_TRIAL = "after_trial"  # with the evidence; what the trial writes goes back if they say no
+    BEFORE_TRIAL = "before_trial"  # nothing is written before they say yes
+
+
+class Side(StrEnum):
+    """Where a knob rests while a person is asked."""
+
+    OLD = "old"
+    NEW = "new"
+
+
+class Approval(Frozen, frozen=True):
+    """Which changes a person must say yes to: of knobs of the class `risk` and above, of `knobs` (ids or
+    entries, or globs over them), or by `rules` (rules and searches). No answer in `for_s` is a no."""
+
+    risk: Risk | None = None
+    knobs: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+    ask: Asking = Asking.AFTER_TRIAL
+    wait_at: Side = Side.OLD
+    for_s: float = 14_400.0
+
+
 class Policy(Frozen, frozen=True):
     """What the loaded policy files come to, merged."""
 
@@ -307,9 +333,24 @@ class Policy(Frozen, frozen=True):
     max_pairs: int = 24  # a trial that has not decided by then rejects
     ahead: int = 2  # lossless: of the actor's next probes so many are run ahead; 0: none
     ahead_price: float = 0.2  # seconds of waiting that a second of probing may cost
+    approval: Approval = Approval()
 
 
 # ------------------------------------------------------------------------ guesses, trials
+
+
+class Offer(Frozen, frozen=True):
+    """A change proposed from outside the policy: by a person, by another agent, by a model.
+
+    `source` is one word for who proposes it; `reason` is theirs, too: foreign text.
+    """
+
+    source: str
+    writes: Writes
+    expect: Expect
+    reason: str
+    guard: tuple[Guard, ...] = ()
+    confidence: float = 0.5
 
 
 class Proposal(Frozen, frozen=True):
@@ -477,7 +518,6 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
     pairs: int = 0
     claim: str = "none"
     confidence: float = 0.5
-    ranges: tuple[Allowed, ...] = ()  # where the speculator may search from now on
     guards: dict[str, str] = {}  # metric -> "held", "worse", "unclear", with figures
     by: str = "trial"  # whose word it is: "trial", "model", "trial and model"
     opinions: dict[str, str] = {}  # who -> what they said, where several were heard
@@ -515,6 +555,7 @@ class Consulted(Frozen, frozen=True, tag="consulted"):
     cost: float = 0.0  # in the currency of the configured prices
     seconds: float = 0.0
     calls: int = 1
+    probes: int = 0  # that it asked for
 
 
 class Option(Frozen, frozen=True):
@@ -571,8 +612,38 @@ class Cancel(Frozen, frozen=True, tag="cancel"):
     reason: str
 
 
+class Move(Frozen, frozen=True):
+    knob: str
+    old: Value
+    new: Value
+
+
+class Notice(Frozen, frozen=True, tag="notice"):
+    """Daemon says what a person should know of a question to them; nothing answers it.
+
+    `event` is "pending" (they are asked), "decided" or "ended" (without an answer), `what` says it in words;
+    `reason` is the rule's, `figures` are the verdict's. `approve` and `reject` are the commands to type while
+    it is pending.
+    """
+
+    event: str
+    trial: str
+    rule: str
+    moves: tuple[Move, ...]
+    reason: str
+    what: str
+    asked: Asking
+    waits_at: Side
+    by: str = ""  # whose verdict it is that a person is asked about
+    claim: str = ""
+    figures: dict[str, float] = {}
+    left_s: float = 0.0
+    approve: str = ""
+    reject: str = ""
+
+
 FromActor = Hello | Measure | Probe | Consulted | Verdict
-ToActor = Case | Measurement | ProbeAnswer | Cancel
+ToActor = Case | Measurement | ProbeAnswer | Cancel | Notice
 
 
 # --------------------------------------------------------- what the ledger says it has done
@@ -651,7 +722,10 @@ RECORD_KINDS = {
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
-    "consulted": "the Consulted as a mapping: a model was asked",
+    "pending": "the Notice as a mapping: a person is asked",
+    "decided": "approve, uid, name, remark: a person's answer",
+    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
+    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

@@ -17,8 +17,10 @@ CONTROL = "control.sock"  # the daemon answers here, runtime directory
 METRICS = "metrics.sock"  # programs report gauges here, runtime directory
 HISTORY = "history.db"  # decisions and evidence (SQLite), state directory
 PRIORS = "priors.db"  # what was confirmed under which workload (SQLite), state directory
+SPENT = "spent"  # what was spent on models, state directory
 
 DROPINS = Path("/etc/tuned-spec/policies.d")
+ACTOR = Path("/etc/tuned-spec/actor.yaml")
 
 
 def runtime_dir() -> Path:

@@ -209,3 +209,25 @@ def test_somebody_without_rights_is_told_so(place: Place) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30)
     assert "Traceback" not in done.stderr
     assert "sudo" in done.stdout.partition("AND NOW")[2]
+
+
+def test_what_models_took_and_how_often_none_was_asked(place: Place) -> None:
+    figures = 'model="m", outcome="confirm", tokens_in=2000, tokens_out=50, cost=0.25, seconds=3.0, calls=1'
+    place.act(
+        f"""
+for trial, asked in (("t1", True), ("t2", False), ("t3", False), ("t4", True)):
+    if asked:
+        note("consulted", trial, ("{SWAPPINESS}",), "guess", {figures})
+    by = "trial" if trial == "t3" else "model"
+    note("verdict", trial, ("{SWAPPINESS}",), "guess", kind="reject", by=by)
+""",
+        STOP,
+    )
+    models = place.json("status")["models"]
+    assert (models["day"]["calls"], models["hour"]["tokens_in"], models["day"]["cost"]) == (2, 4000, 0.5)
+    assert (models["reviewed"], models["unasked"]) == (3, 1)
+    said = " ".join(place.tell("status").stdout.split())
+    assert "last hour 2 4000 100 0.5" in said
+    assert "of 3 verdicts with a model's word 33% came without a call" in said
+    line = next(line for line in place.tell("history").stdout.splitlines() if " consulted " in line)
+    assert "m: confirm; 2000 tokens in, 50 out, cost 0.25 in 3.0s" in line

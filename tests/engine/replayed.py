@@ -124,8 +124,8 @@ class Replayed(World):
             self.come_back(all_)  # what was run again
 
     def fail(self) -> None:
-        """A run ahead that fails while somebody waits does so at once, and is run again: were the ledger to do
-        something before, the second run would tell of another moment, as a sequential one's might."""
+        """A run ahead that fails while somebody waits does so at once, and is run again: were the ledger
+        to do something before, the second run would tell of another moment, as a sequential one's might."""
         for token, run in tuple(self.state.probing.runs.items()):
             if run.ahead and run.waiting and token in self.pending and self.pending[token].error:
                 self.feed(replace(self.pending.pop(token), t=self.t))

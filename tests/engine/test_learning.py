@@ -13,11 +13,11 @@ from tuned_spec.engine import events as ev
 from tuned_spec.engine.state import Phase
 from tuned_spec.model import (
     Action,
-    Allowed,
     Case,
     Climb,
     Expect,
     Mode,
+    Narrow,
     Op,
     Policy,
     Span,
@@ -139,9 +139,8 @@ def test_rejected_it_goes_back_and_does_not_begin_again_at_once() -> None:
 def test_the_actor_may_narrow_the_room_of_the_next_search() -> None:
     world = world_of(SEARCHING)
     live(world, 90)
-    ranges = (Allowed("t.plain", low=90, high=120), Allowed("t.slow", low=1, high=2))
-    answer(world, VerdictKind.REJECT, ranges=ranges)
-    assert world.state.climbs["find"].spans == (Span("t.plain", 90, 120),)
+    strategy = (Narrow("t.plain", 90, 120, for_s=3600.0), Narrow("t.slow", 1, 2, for_s=3600.0))
+    answer(world, VerdictKind.REJECT, strategy=strategy)
     world.told.clear()
     world.written.clear()
     world.t += 61.0
@@ -162,8 +161,8 @@ def test_the_range_of_a_search_binds_the_actor_too() -> None:
 def test_ranges_that_leave_nothing_are_not_taken() -> None:
     world = world_of(SEARCHING)
     live(world, 90)
-    answer(world, VerdictKind.REJECT, ranges=(Allowed("t.plain", low=900, high=1000),))
-    assert world.state.climbs["find"].spans == SEARCH.spans
+    answer(world, VerdictKind.REJECT, strategy=(Narrow("t.plain", 900, 1000, for_s=3600.0),))
+    assert world.state.advice == ()
 
 
 def test_a_foreign_write_ends_a_search_and_is_left() -> None:

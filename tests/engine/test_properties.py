@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.engine.test_advised import ITEMS
 from tests.engine.test_learning import CPU, DISK
-from tests.engine.world import CATALOGUE, FOUND, RULES, World
+from tests.engine.world import CATALOGUE, FOUND, POLICY, RULES, World
+from tuned_spec.approval import needed
 from tuned_spec.engine import events as ev
 from tuned_spec.engine import next_wake
-from tuned_spec.engine.state import Phase
+from tuned_spec.engine.state import Phase, pending, side
 from tuned_spec.envelope import CODES
 from tuned_spec.model import (
+    Approval,
     Arm,
+    Asking,
     Cancel,
     Case,
+    Expect,
     Measure,
     Measurement,
     Mode,
+    Notice,
+    Offer,
     Probe,
     ProbeAnswer,
+    Refusal,
+    Risk,
     Rule,
+    Side,
+    Strategy,
     Value,
     Verdict,
     VerdictKind,
+    Way,
     Write,
 )
+from tuned_spec.speculate.advice import IN_FORCE, MOST_S
 from tuned_spec.speculate.signature import NEEDS
 
 KNOBS = st.sampled_from(sorted(FOUND))
 VALUES: st.SearchStrategy[Value] = st.one_of(
     st.integers(-10, 2000), st.just("word"), st.tuples(st.integers(), st.integers())
 )
+APPROVALS = st.builds(
+    Approval,
+    risk=st.sampled_from([None, *Risk]),
+    knobs=st.sampled_from([(), ("t.s*",)]),
+    rules=st.sampled_from([(), ("grow",)]),
+    ask=st.sampled_from(Asking),
+    wait_at=st.sampled_from(Side),
+    for_s=st.sampled_from([10.0, 600.0]),
+)
 METRICS = st.sampled_from(["app.p95", "app.other", "app.max", "app.lag", "cpu.busy"])
 ENDS = {"confirmed", "overwritten", "reverted", "foreign", "failed"}
 
 
 class Loop(RuleBasedStateMachine):
-    @initialize(mode=st.sampled_from(list(Mode)))
-    def begin(self, mode: Mode) -> None:
-        self.world = World(mode)
+    @initialize(mode=st.sampled_from(list(Mode)), approval=APPROVALS, risky=st.sets(KNOBS, max_size=2))
+    def begin(self, mode: Mode, approval: Approval, risky: set[str]) -> None:
+        self.world = World(mode, msgspec.structs.replace(POLICY, approval=approval))
+        self.risky = risky
+        high = {name: msgspec.structs.replace(CATALOGUE[name], risk=Risk.HIGH) for name in risky}
+        setup = msgspec.structs.replace(self.world.state.setup, catalogue=CATALOGUE | high)
+        self.world.state = msgspec.structs.replace(self.world.state, setup=setup)
+        self.yes: set[tuple[str, Value]] = set()  # what was approved
         self.foreign: set[str] = set()
         self.stopped = False
         self.seen = self.noted = 0
@@ -76,12 +104,37 @@ class Loop(RuleBasedStateMachine):
         self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, Measure(case, 1, arm, settle, dwell, writes)))
 
-    @rule(data=st.data(), kind=st.sampled_from(list(VerdictKind)), value=VALUES, knob=KNOBS)
-    def verdict(self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str) -> None:
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(list(VerdictKind)),
+        value=VALUES,
+        knob=KNOBS,
+        strategy=st.lists(ITEMS, max_size=5),
+    )
+    def verdict(
+        self, data: st.DataObject, kind: VerdictKind, value: Value, knob: str, strategy: list[Strategy]
+    ) -> None:
         case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
-        verdict = Verdict(case, kind, "because", (Write(knob, value),))
+        verdict = Verdict(case, kind, "because", (Write(knob, value),), strategy=tuple(strategy))
         self.asked = True
         self.world.feed(ev.ActorSaid(self.world.t, verdict))
+
+    @rule(data=st.data(), approve=st.booleans())
+    def person(self, data: st.DataObject, approve: bool) -> None:
+        """Answers what is pending, what is over, and what never was."""
+        questions = {notice.trial: notice for notice in pending(self.world.state)}
+        trial = data.draw(st.sampled_from([*questions, *questions, *self.cases()[-2:], "nonsense"]))
+        if approve and trial in questions:
+            self.yes |= {(move.knob, move.new) for move in questions[trial].moves}
+        self.asked = True
+        self.world.feed(ev.Decided(self.world.t, trial, approve, 0, "root"))
+
+    @rule(data=st.data(), better=st.floats(-1, 1))
+    def before_and_after(self, data: st.DataObject, better: float) -> None:
+        case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
+        figures = Verdict(case, VerdictKind.REJECT, "figures only", effect=better, claim="before_after")
+        self.asked = True
+        self.world.feed(ev.ActorSaid(self.world.t, figures))
 
     @rule(figures=st.sampled_from([CPU, DISK]), seconds=st.integers(1, 6))
     def workload(self, figures: dict[str, float], seconds: int) -> None:
@@ -105,6 +158,32 @@ class Loop(RuleBasedStateMachine):
 
     def answers(self) -> list[ProbeAnswer]:
         return [m for m in self.world.told if isinstance(m, ProbeAnswer)]
+
+    @rule(
+        writes=st.lists(st.builds(Write, KNOBS, VALUES), max_size=2),
+        source=st.sampled_from(["agent", "model"]),
+        metric=METRICS,
+        sensed=st.booleans(),
+    )
+    def outside(self, writes: list[Write], source: str, metric: str, sensed: bool) -> None:
+        """Whoever proposes whatever is answered once: with a trial, or with a refusal and its words."""
+        before = len(self.world.answers)
+        offer = Offer(source, tuple(writes), Expect(metric, Way.DOWN), "an idea")
+        refusal = None if sensed else Refusal("no_metric", "", "a test")
+        self.world.feed(ev.Offered(self.world.t, offer, refusal))
+        (said,) = self.world.answers[before:]
+        assert bool(said.trial) != bool(said.refusal and said.refusal.what)
+
+    @rule(data=st.data(), source=st.sampled_from(["agent", "model"]))
+    def withdraw(self, data: st.DataObject, source: str) -> None:
+        """Only what it proposed itself."""
+        state = self.world.state
+        ids = {*state.trials, *(held.trial for held in state.held.values()), "nonsense"}
+        trial = data.draw(st.sampled_from(sorted(ids)))
+        mine = {t.id for t in state.trials.values() if t.proposal.rule == f"outside.{source}"}
+        mine |= {held.trial for held in state.held.values() if held.rule == f"outside.{source}"}
+        self.world.feed(ev.Withdrawn(self.world.t, source, trial))
+        assert (self.world.answers[-1].refusal is None) == (trial in mine)
 
     @rule(alive=st.booleans())
     def actor(self, alive: bool) -> None:
@@ -180,6 +259,28 @@ class Loop(RuleBasedStateMachine):
                 assert trial.arm is Arm.A
 
     @invariant()
+    def who_waits_for_a_person_rests_at_the_safe_side(self) -> None:
+        for trial in self.world.state.trials.values():
+            if trial.phase is Phase.WAITING and trial.question and not self.foreign & set(trial.knobs):
+                new = side(self.world.state) is Side.NEW and trial.question.verdict
+                for write in trial.question.writes if new else trial.before:
+                    assert self.world.kernel[write.knob] == write.value
+
+    @invariant()
+    def nothing_of_high_risk_is_written_without_a_yes(self) -> None:
+        for name, value in self.world.written:
+            found = value == FOUND[name] or name in self.foreign
+            assert name not in self.risky or found or (name, value) in self.yes
+
+    @invariant()
+    def what_needs_a_yes_is_held_with_one_only(self) -> None:
+        state = self.world.state
+        for held in state.held.values():
+            by_rule, catalogue = (held.rule,), state.setup.catalogue
+            if needed(state.setup.policy.approval, by_rule, (held.knob,), catalogue):
+                assert [n for n in self.world.notes if n.kind == "decided" and n.trial == held.trial]
+
+    @invariant()
     def what_is_changed_is_known(self) -> None:
         """A knob not as it was found is in an open trial, held, or somebody else's."""
         state = self.world.state
@@ -205,7 +306,7 @@ class Loop(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_an_answer_that_came(self) -> None:
-        assert not self.world.state.looking
+        assert not self.world.state.looking and not self.world.state.offers
 
     @invariant()
     def a_search_has_something_to_wait_for(self) -> None:
@@ -218,6 +319,11 @@ class Loop(RuleBasedStateMachine):
             applied = [c for c in self.world.commands if isinstance(c, ev.Apply)]
             assert not applied or self.asked
             assert not [n for n in self.world.notes if n.kind == "climbed"]
+
+    @invariant()
+    def advice_is_little_and_ends(self) -> None:
+        advice = self.world.state.advice
+        assert len(advice) <= IN_FORCE and all(one.until <= self.world.t + MOST_S for one in advice)
 
     @invariant()
     def one_trial_a_knob(self) -> None:
@@ -247,7 +353,15 @@ class Loop(RuleBasedStateMachine):
         world = self.world
         world.stuck.clear()
         world.refuse.clear()
-        for dt in (50.0, 5.0, 50.0, 50.0):  # every lease and every retry is over by then
+        world.feed(ev.Pause(world.t))  # no new questions
+        longest = world.state.setup.policy.approval.for_s
+        for dt in (
+            longest,
+            50.0,
+            5.0,
+            50.0,
+            50.0,
+        ):  # every lease and every retry is over by then
             world.t += dt
             world.feed(ev.Ticked(world.t))
         assert not world.state.trials
@@ -258,7 +372,8 @@ class Loop(RuleBasedStateMachine):
         world.feed(ev.Stop(world.t, "the end"))
         for name, value in world.kernel.items():
             assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
-        answered = [m for m in world.told if isinstance(m, Measurement | Cancel | Case | ProbeAnswer)]
+        kinds = Measurement | Cancel | Case | Notice | ProbeAnswer
+        answered = [m for m in world.told if isinstance(m, kinds)]
         assert len(answered) == len(world.told)
 
 

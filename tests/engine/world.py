@@ -123,6 +123,7 @@ class World:
         self.written: list[tuple[str, Value]] = []
         self.told: list[ToActor] = []
         self.notes: list[Record] = []
+        self.answers: list[ev.Answer] = []
         self.commands: list[ev.Command] = []
         self.t = 1000.0
         setup = engine.Setup.of(policy, CATALOGUE)
@@ -158,6 +159,8 @@ class World:
                 return ev.Reverted(self.t, "", self.restore(command.knobs or tuple(self.rows)), command.why)
             case ev.Tell():
                 self.told.append(command.message)
+            case ev.Answer():
+                self.answers.append(command)
             case ev.Note():
                 self.notes.append(command.record)
             case ev.SenseNow():

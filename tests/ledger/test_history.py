@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from tuned_spec.errors import JournalError
-from tuned_spec.ledger.history import APPLICATION_ID, DAY_S, SPARED, History, read, tally
+from tuned_spec.ledger.history import (
+    APPLICATION_ID,
+    BULK_SHARE,
+    DAY_S,
+    SPARED,
+    History,
+    Spent,
+    read,
+    spent,
+    tally,
+)
 from tuned_spec.model import Record
 from tuned_spec.paths import HISTORY
 
@@ -233,6 +243,50 @@ def test_the_file_is_kept_small(tmp_path: Path) -> None:
     assert left and left[-1].data["n"] == 2999
     assert (tmp_path / HISTORY).stat().st_size < min(before, 1.2 * (1 << 20))
     assert read(tmp_path, knob="vm.swappiness") == left
+
+
+def consulted(n: int, size: int = 20_000) -> Record:
+    data = {"n": n, "model": "m", "prompt": "p" * (size // 2), "exchange": ["x" * (size // 2)]}
+    figures = {"tokens_in": 3000, "tokens_out": 100, "cost": 0.5, "calls": 2, "outcome": "confirm"}
+    return record(n, "consulted", data=data | figures)
+
+
+def test_what_models_said_goes_before_what_was_decided(tmp_path: Path) -> None:
+    keep = 2 << 20
+    mixed = [one for n in range(200) for one in (record(n), consulted(n))]  # 4 MB of talk
+    write(tmp_path, *mixed, keep_bytes=keep)
+    write(tmp_path, keep_bytes=keep)  # prunes when it is opened, too
+    talk, decided = read(tmp_path, kinds=("consulted",)), read(tmp_path, kinds=("proposed",))
+    assert len(talk) == len(decided) == 200, "no row went for it"
+    whole = [e.data["n"] for e in talk if "prompt" in e.data]
+    assert whole == list(range(200 - len(whole), 200)), "the oldest went first"
+    assert 0 < len(whole) * 20_000 <= BULK_SHARE * keep
+    assert all("exchange" not in e.data for e in talk if "prompt" not in e.data)
+    assert {(e.data["tokens_in"], e.data["outcome"]) for e in talk} == {(3000, "confirm")}, "figures stay"
+    assert (tmp_path / HISTORY).stat().st_size < keep
+
+
+def test_a_flood_of_talk_is_pruned_while_it_comes(tmp_path: Path) -> None:
+    """Not once an hour only: the file never grows much past its bound."""
+    keep = 2 << 20
+    history = History(tmp_path, keep_bytes=keep, wall=lambda: WALL)
+    sizes = []
+    for n in range(400):
+        history.record(consulted(n), WALL, "boot-1")
+        if n % 20 == 19:
+            while len(read(tmp_path, kinds=("consulted",), limit=1, trial=f"t{n}")) < 1:
+                time.sleep(0.005)
+            sizes.append((tmp_path / HISTORY).stat().st_size)
+    assert history.close(30) and not history.fault
+    assert max(sizes) < 1.5 * keep < 400 * 20_000
+
+
+def test_what_models_took_is_summed(tmp_path: Path) -> None:
+    assert spent(tmp_path / "never", 0.0) == Spent()
+    write(tmp_path, consulted(1, 100))
+    write(tmp_path, consulted(2, 100), consulted(2, 100), record(3), wall=WALL + 7200)
+    assert spent(tmp_path, WALL) == Spent(6, 9000, 300, 1.5, ("t1", "t2"))
+    assert spent(tmp_path, WALL + 3600) == Spent(4, 6000, 200, 1.0, ("t2",))
 
 
 def prune(state: Path, at_most: int, **options: object) -> None:

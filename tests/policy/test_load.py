@@ -154,6 +154,10 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
         "settings.ahead": "2",
         "settings.ahead_price": "20%",
         "settings.max_pairs": "24",
+        "approval.risk": "none",
+        "approval.ask": "after_trial",
+        "approval.wait_at": "old",
+        "approval.for": "4h",
     }
     assert set(bare.origins.values()) == {BUILT_IN}
 

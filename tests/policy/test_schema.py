@@ -29,6 +29,9 @@ def complaints(value: Any, wanted: schema.Schema, at: str = "") -> list[str]:
         return [f"{at}: not {wanted['const']}"]
     if "enum" in wanted and value not in wanted["enum"]:
         return [f"{at}: not among {wanted['enum']}"]
+    if "anyOf" in wanted:
+        ways = [complaints(value, way, at) for way in wanted["anyOf"]]
+        return [] if [] in ways else ways[-1]
     names = wanted.get("type", [])
     names = [names] if isinstance(names, str) else names
     if names and not any(isinstance(value, types[name]) for name in names):

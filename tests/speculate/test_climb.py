@@ -23,7 +23,6 @@ from tuned_spec.speculate.climb import (
     advance,
     begin,
     octaves,
-    reset,
     restarted,
     wrote,
 )
@@ -239,20 +238,16 @@ def test_restart_forgets_and_finds_the_new_best() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(16, 16384), st.integers(16, 16384), st.integers(16, 16384), st.integers(0, 2**32))
-def test_reset_starts_from_the_actors_value_and_keeps_to_its_range(
-    one: int, two: int, to: int, seed: int
-) -> None:
+def test_it_keeps_to_the_room_that_it_is_given(one: int, two: int, to: int, seed: int) -> None:
     low, high = min(one, two), max(one, two)
     to = min(max(to, low), high)
     host = Host(ONE, {"k": 4096}, bowl(64, random.Random(seed)))
-    for _ in range(8):
-        host.window()
-    host.memory = reset(host.plan, host.memory, {"k": to}, (Span("k", low, high),), host.t)
+    host.memory = begin(climb(Span("k", low, high)), {"k": to}, host.t, seed)
     assert host.at() == [to]
     for _ in range(20):
         host.window()
         assert low <= host.at()[0] <= high
-    host.memory = restarted(host.plan, host.memory, host.t)  # the actor's range outlives the workload
+    host.memory = restarted(host.plan, host.memory, host.t)  # which outlives the workload
     for _ in range(10):
         host.window()
         assert low <= host.at()[0] <= high
@@ -268,7 +263,7 @@ def test_a_clamped_write_is_what_was_measured() -> None:
     assert host.memory.best == (200,)
 
 
-def test_reset_leaves_a_local_minimum() -> None:
+def test_begun_elsewhere_it_leaves_a_local_minimum() -> None:
     def valleys(at: list[int]) -> Samples:  # the best is at 64, another one at 8192, a hill between them
         away = math.log2(at[0])
         return {"m": [10 * math.exp(min(0.5 * (away - 6) ** 2, 0.3 + 0.5 * (away - 13) ** 2, 3))]}
@@ -276,7 +271,7 @@ def test_reset_leaves_a_local_minimum() -> None:
     host = Host(climb(*ONE.spans, step=1.5), {"k": 16384}, valleys)
     host.until_rest()
     assert host.at()[0] > 4096
-    host.memory = reset(host.plan, host.memory, {"k": 100}, (Span("k", 16, 1024),), host.t)
+    host.memory = begin(climb(Span("k", 16, 1024), step=1.5), {"k": 100}, host.t, 1)
     host.until_rest()
     assert 45 <= host.at()[0] <= 90
 

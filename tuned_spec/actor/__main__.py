@@ -1,7 +1,8 @@
-"""`python -m tuned_spec.actor --fd N [--seed S]`: the slow brain's process, started by the daemon.
+"""`python -m tuned_spec.actor --fd N [--config FILE]`: the slow brain's process, started by the daemon.
 
-Everything is imported first, for after the drop the package may no longer be readable; then privileges
-go, then the first message is sent. Exit 0 at the daemon's end of file, 1 at a bad message of its.
+Everything is imported, keys are read and records opened first, for after the drop none of that may be
+readable; then privileges go, then the first message is sent. Exit 0 at the daemon's end of file, 1 at a bad
+message of its, 2 for a configuration that cannot be used.
 """
 
 from __future__ import annotations
@@ -12,15 +13,25 @@ import os
 import random
 import signal
 import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before numpy is loaded: no worker threads, which would cost memory and escape the per-thread prctl.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from tuned_spec import paths
 from tuned_spec.actor import channel, stats, trial
-from tuned_spec.actor.serve import complain, serve
-from tuned_spec.errors import ProtocolError
+from tuned_spec.actor.config import Config, ModelConfig, load, read_key
+from tuned_spec.actor.serve import Judge, complain, serve
+from tuned_spec.errors import ActorError, ProtocolError
 from tuned_spec.model import Hello
+from tuned_spec.policy.units import Misfit
 
+if TYPE_CHECKING:  # what only an actor with a model loads
+    from tuned_spec.actor.budget import Purse
+    from tuned_spec.actor.models import Model
+
+UNUSABLE = 2  # exit status
 NOBODY = 65534
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 
@@ -44,26 +55,77 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(code, f"prctl {option}: {os.strerror(code)}")
 
 
+def configured(file: Path | None) -> Config:
+    """Of an actor without a file: the trial alone. ActorError with all that is wrong in one."""
+    return load(file) if file else Config()
+
+
+def opened(model: ModelConfig, purse: Purse) -> Model:
+    """Ready to be asked, all it needs in memory. Misfit, OSError: its key or ca_file is of no use."""
+    from tuned_spec.actor.models import Model
+
+    ready = Model(model, read_key(model), purse)
+    ready.warm()
+    return ready
+
+
+def judge_of(config: Config, rng: random.Random) -> Judge:
+    """Each case has a source of chance of its own: one case's windows do not move another's coins."""
+    return lambda case: trial.judge(case, random.Random(rng.getrandbits(64)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tuned_spec.actor", description="Judges changes.")
     parser.add_argument("--fd", type=int, required=True, help="the stream socket to the daemon, inherited")
     parser.add_argument("--seed", type=int, help="makes the arms' order repeatable")
+    parser.add_argument("--config", type=Path, help="actor.yaml (default: none, the trial alone judges)")
+    parser.add_argument("--state-dir", type=Path, help="where it is kept what models have cost")
     args = parser.parse_args()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to answer: it closes the door
     rng = random.Random(args.seed)  # None seeds from the system
     stats.bounds([1.0] * 8, 0.05)  # numpy loads parts of itself on first use: before the drop
+    kind, review_s, ask, desk, notify = "trial", 0.0, None, None, None
+    try:
+        config = configured(args.config)
+        if config.model:
+            from tuned_spec.actor.desk import Desk
+
+            ask, desk = opened(config.model, purse_of(config, args.state_dir)).ask, Desk()
+            kind, review_s = f"model {config.model.name} and trial", config.review.time_s
+        if config.notify:
+            from tuned_spec.actor.notify import Notifier
+
+            notify = Notifier(config.notify, complain)
+    except (ActorError, Misfit) as error:
+        for line in str(error).splitlines():
+            complain(line)
+        return UNUSABLE
+    except OSError as error:
+        complain(f"cannot start: {error}")
+        return 1
     with socket.socket(fileno=args.fd) as door:
         drop_privileges()
-        door.sendall(channel.encode(Hello("trial", os.getpid(), os.getuid())))
+        door.sendall(channel.encode(Hello(kind, os.getpid(), os.getuid(), review_s)))
         try:
-            # A generator of its own for each case: one case's windows do not move another's coins.
-            serve(door, lambda case: trial.judge(case, random.Random(rng.getrandbits(64))))
+            serve(door, judge_of(config, rng), ask, desk, notify)
         except ProtocolError as error:
             complain(f"the daemon broke the protocol: {error}; leaving")
             return 1
         except (BrokenPipeError, ConnectionResetError):
             return 0
     return 0
+
+
+def purse_of(config: Config, directory: Path | None) -> Purse:
+    """With what was spent before, if it is told where that is kept. OSError if it cannot be."""
+    from tuned_spec.actor.budget import Purse, Record
+
+    record = Record(directory, paths.SPENT, complain) if directory else None
+    return Purse(config.budget, record, boot=boot_id())
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 if __name__ == "__main__":

@@ -211,7 +211,8 @@ class Tally:
         low, high = stats.bounds(self.seen, self.case.alpha)
         way = self.aim.way
         between = ", ".join(_percent(effect_of(x, way)) if math.isfinite(x) else "?" for x in (low, high))
-        return f"{self.aim.metric} {_better(self.effect())} [{between}] in {len(self.seen)} pairs"
+        sure = f" [{between}]" if math.isfinite(low) or math.isfinite(high) else ", too few to be sure,"
+        return f"{self.aim.metric} {_better(self.effect())}{sure} in {len(self.seen)} pairs"
 
     def guard_state(self, guard: Watch) -> tuple[str, str]:
         """("held" | "worse" | "unclear", figures)."""

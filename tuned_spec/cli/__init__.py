@@ -29,11 +29,20 @@ def arg(*flags: str, **options: Any) -> Argument:
     return flags, options
 
 
+ACTOR_HELP = f"who judges, and how (default: {paths.ACTOR} if it is there; without, trials alone do)"
 POLICY_HELP = "a shipped policy's name, or a file; may be given several times (default: default)"
 
+ANSWER = [
+    arg("trial", metavar="ID", help="of the question, as `status` shows it; its beginning or number will do"),
+    arg("--remark", default="", metavar="TEXT", help="kept with the answer"),
+]
+
+MODULES = {"pause": "control", "resume": "control", "reject": "approve"}
+# commands about what a daemon did, wherever it was started
+LOOKING = {"status", "why", "history", "knobs", "plan", "mcp"} | {
+    *("restore", "pause", "resume", "approve", "reject", "propose"),
+}
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
-MODULES = {"pause": "control", "resume": "control"}
-LOOKING = ("status", "why", "history", "restore", "pause", "resume", "knobs")  # at what a daemon did
 COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "run": (
         "tune this host until stopped",
@@ -41,12 +50,23 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
             arg("--policy", action="append", metavar="P", help=POLICY_HELP),
             arg("--mode", choices=("observe", "lossless", "lossy"), help="override the policy's mode"),
             arg("--for", dest="for_s", metavar="TIME", help="stop after this long (60s, 5min)"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
+        ],
+    ),
+    "actor": (
+        "the model that judges: `check` tries its endpoint for real and says what is wrong",
+        [
+            arg("verb", choices=("check",), metavar="check", help="one tiny question, as a review asks it"),
+            arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
         ],
     ),
     "status": ("what is running, changed, refused and on trial", []),
     "why": (
         "why a knob has its value: original, rule, evidence, verdict, live",
-        [arg("knob", metavar="KNOB", help="for example vm.swappiness")],
+        [
+            arg("knob", metavar="KNOB", help="for example vm.swappiness"),
+            arg("--full", action="store_true", help="and all that was said to and by a model about it"),
+        ],
     ),
     "history": (
         "what was decided and done, a line each",
@@ -64,8 +84,51 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
     "pause": ("make no new changes until resumed; open trials run to their end", []),
     "resume": (
         "make changes again; a KNOB that somebody else wrote is taken up again, from its value now",
-        [arg("knobs", nargs="*", metavar="KNOB", help="take these up again")],
+        [
+            arg("knobs", nargs="*", metavar="KNOB", help="take these up again"),
+            arg("--advice", action="store_true", help="only drop what verdicts advised (see `status`)"),
+        ],
     ),
+    "propose": (
+        "put a change of your own on trial, like a rule's guess: measured, and kept only if it helps",
+        [
+            arg("changes", nargs="+", metavar="KNOB=VALUE", help="as a policy sets it: 64KiB, 25%% of ram"),
+            arg("--expect", required=True, metavar="METRIC", help="what must move for it to be kept"),
+            arg("--way", required=True, choices=("up", "down"), help="which way"),
+            arg("--min-effect", default="5%", metavar="SHARE", help="by how much at least (default 5%%)"),
+            arg(
+                "--guard",
+                action="append",
+                default=[],
+                metavar="TEXT",
+                help="what must not get worse: 'tcp.retrans_share may rise 10%%'",
+            ),
+            arg("--reason", required=True, metavar="TEXT", help="why it should help"),
+            arg("--confidence", default="50%", metavar="SHARE", help="how sure you are (default 50%%)"),
+            arg("--source", default="cli", metavar="NAME", help="who proposes it, one word (default cli)"),
+            arg("--wait", action="store_true", help="until it is judged; prints the verdict"),
+        ],
+    ),
+    "plan": (
+        "what would be done now and why not, of every rule and search, without doing anything",
+        [
+            arg(
+                "policies",
+                nargs="*",
+                metavar="POLICY",
+                help="of these instead of the running daemon's: looks at the host for a second",
+            )
+        ],
+    ),
+    "mcp": (
+        "serve the Model Context Protocol on stdin and stdout: let an agent look, or propose",
+        [
+            arg("--allow-propose", action="store_true", help="it may propose changes, and withdraw its own"),
+            arg("--source", default="mcp", metavar="NAME", help="who proposes then, one word (default mcp)"),
+        ],
+    ),
+    "approve": ("say yes to a change that waits for a person: see `status`", ANSWER),
+    "reject": ("say no to it: what was tried goes back", ANSWER),
     "check": (
         "check policy files; show the merged result and where each value came from",
         [

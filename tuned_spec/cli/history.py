@@ -47,7 +47,7 @@ def sentence(entry: Entry) -> str:
     words = tell(entry.data)
     about = ", ".join(k for k in entry.knobs if k not in words)
     rule = f" [{entry.rule}]" if entry.rule else ""
-    return f"{about}{': ' if about and words else ''}{words}{rule}"
+    return show.safe(f"{about}{': ' if about and words else ''}{words}{rule}")
 
 
 def _proposed(data: Data) -> str:
@@ -86,6 +86,20 @@ def verdict(data: Data) -> str:
     return f"{text}: {data.get('reason', '')}"
 
 
+def pending(data: Data) -> str:
+    """What a person is asked."""
+    left = data.get("left_s")
+    span = f", {show.span(left)} to answer" if isinstance(left, int | float) else ""
+    where = f"the {data.get('waits_at')} value is in place meanwhile{span}"
+    return f"{show.moves(data.get('moves'))}: {data.get('what')} ({where})"
+
+
+def decided(data: Data) -> str:
+    word = "approved" if data.get("approve") else "rejected"
+    remark = f": {data['remark']}" if data.get("remark") else ""
+    return f"{word} by {data.get('name')} (uid {data.get('uid')}){remark}"
+
+
 def outcomes(data: Data) -> str:
     found = data.get("outcomes")
     if not isinstance(found, list):
@@ -118,6 +132,43 @@ def _fault(data: Data) -> str:
     return str(data.get("what", "")) + (f"; {data['hint']}" if data.get("hint") else "")
 
 
+def consulted(data: Data) -> str:
+    """What a model was asked for, and what that took."""
+    calls, seconds = data.get("calls", 1), data.get("seconds", 0.0)
+    text = f"{data.get('model')}: {data.get('outcome')}; {took(data)}"
+    text += f" in {show.span(seconds)}" if isinstance(seconds, (int, float)) else ""
+    return text + (f", {calls} calls" if calls != 1 else "")
+
+
+def took(data: Data) -> str:
+    """Tokens and money; there is a cost only where prices are configured."""
+    text = f"{data.get('tokens_in', 0)} tokens in, {data.get('tokens_out', 0)} out"
+    return text + (f", cost {show.number(data['cost'])}" if data.get("cost") else "")
+
+
+def advice(one: Data) -> str:
+    """A line of the daemon's on advice in force."""
+    left, reason = one.get("left_s"), one.get("reason")
+    text = f"{one.get('what')}, for {show.span(left if isinstance(left, (int, float)) else 0.0)} more"
+    text += "" if one.get("holds") else " (not under the present workload)"
+    return f"{text}, by {one.get('by')} in {one.get('trial')}" + (f": {reason}" if reason else "")
+
+
+def _advised(data: Data) -> str:
+    parts = []
+    for one in _list(data, "taken"):
+        if isinstance(one, Mapping) and isinstance(until := one.get("until"), (int, float)):
+            parts.append(f"{one['what']} until {time.strftime('%Y-%m-%d %H:%M', time.localtime(until))}")
+    parts += map(str, _list(data, "not_taken"))
+    parts += [f"dropped: {what}" for what in _list(data, "dropped")]
+    return f"{data.get('by')}: " + ("; ".join(parts) or "there was no advice")
+
+
+def _list(data: Data, name: str) -> list[object]:
+    found = data.get(name)
+    return found if isinstance(found, list) else []
+
+
 # kind (a key of model.RECORD_KINDS) -> its data in words
 SENTENCES: dict[str, Callable[[Data], str]] = {
     "start": _start,
@@ -128,6 +179,10 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "applied": _applied,
     "failed": lambda data: str(data.get("what", "")),
     "verdict": verdict,
+    "pending": pending,
+    "decided": decided,
+    "consulted": consulted,
+    "advised": _advised,
     "ignored": lambda data: str(data.get("what", "")),
     "confirmed": lambda data: show.writes(data.get("writes")),
     "overwritten": lambda data: show.writes(data.get("writes")),

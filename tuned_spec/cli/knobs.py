@@ -21,12 +21,32 @@ def main(args: argparse.Namespace) -> int:
     if args.markdown:
         print(page(load()), end="")
         return 0
-    host, owners = Host(args.root), Owners(args.root)
+    host = Host(args.root)
+    shown, damage = matching(args.pattern or "", host, args)
+    if args.json:
+        document = [told(*one) for one in shown]
+        show.json_out({"v": 1, "command": "knobs", "knobs": document})
+        return 0 if shown else NO_MATCH
+    if not shown:
+        print(f"no knob matches {args.pattern}; `tuned-spec knobs` lists all {len(host.knobs)}")
+        return NO_MATCH
+    head = ("KNOB", "VALUE", "RANGE", "RISK", "OWNER")
+    print(show.table([_row(*one) for one in shown], head))
+    for line in damage:
+        print(show.wrapped(f"owners may be missing: {line}", 2))
+    return 0
+
+
+def matching(
+    pattern: str, host: Host, args: argparse.Namespace
+) -> tuple[list[tuple[Knob, Live, str]], list[str]]:
+    """The knobs here whose ids contain or match the pattern, each as it is and whose it is; and what of the
+    journal cannot be trusted."""
+    owners = Owners(args.root)
     rows, damage = live.undo_rows(args.runtime_dir)
     ours = {
         row.knob: row for row in rows if row.status in ("open", "held") and row.boot_id == repair.boot_id()
     }
-    pattern = args.pattern or ""
     shown = []
     knobs = {knob.id: knob for entry in host.knobs.values() for knob in host.here(entry)}
     if pattern.partition("@")[0] in host.knobs:  # asked for by name: other network namespaces, too
@@ -44,21 +64,10 @@ def main(args: argparse.Namespace) -> int:
         if not owner and setting:
             owner = f"{setting.file}:{setting.line}"
         shown.append((knob, here, owner))
-    if args.json:
-        document = [_told(*one) for one in shown]
-        show.json_out({"v": 1, "command": "knobs", "knobs": document})
-        return 0 if shown else NO_MATCH
-    if not shown:
-        print(f"no knob matches {pattern}; `tuned-spec knobs` lists all {len(host.knobs)}")
-        return NO_MATCH
-    head = ("KNOB", "VALUE", "RANGE", "RISK", "OWNER")
-    print(show.table([_row(*one) for one in shown], head))
-    for line in damage:
-        print(show.wrapped(f"owners may be missing: {line}", 2))
-    return 0
+    return shown, damage
 
 
-def _told(knob: Knob, here: Live, owner: str) -> dict[str, object]:
+def told(knob: Knob, here: Live, owner: str) -> dict[str, object]:
     """Every field of the entry, and what this host shows."""
     fields = {name: getattr(knob, name) for name in knob.__struct_fields__ if name != "id"}
     return {

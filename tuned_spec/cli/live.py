@@ -14,6 +14,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from tuned_spec import paths
 from tuned_spec.errors import JournalError
 from tuned_spec.ledger import repair
@@ -66,15 +68,17 @@ def daemon(runtime_dir: Path) -> Daemon:
     return Daemon("stopped")
 
 
-def ask(runtime_dir: Path, do: str, knobs: Sequence[str] = ()) -> dict[str, object] | None:
-    """The daemon's answer to a request; None if it gave none within a second."""
-    deadline = time.monotonic() + ANSWER_S
+def ask(
+    runtime_dir: Path, do: str, knobs: Sequence[str] = (), *, patience_s: float = ANSWER_S, **more: object
+) -> dict[str, object] | None:
+    """The daemon's answer to a request; None if it gave none in time."""
+    deadline = time.monotonic() + patience_s
     answer = b""
     try:
         with socket.socket(socket.AF_UNIX) as door:
-            door.settimeout(ANSWER_S)
+            door.settimeout(patience_s)
             door.connect(str(runtime_dir / paths.CONTROL))
-            door.sendall(json.dumps({"v": 1, "do": do, "knobs": list(knobs)}).encode() + b"\n")
+            door.sendall(msgspec.json.encode({"v": 1, "do": do, "knobs": knobs, **more}) + b"\n")
             while not answer.endswith(b"\n"):
                 door.settimeout(max(0.01, deadline - time.monotonic()))
                 part = door.recv(65536)

@@ -95,6 +95,11 @@ def json_out(document: object) -> None:
 # ------------------------------------------------------------------------- words
 
 
+def safe(text: object) -> str:
+    """Foreign words on one line, with nothing in them that a terminal would obey or hide."""
+    return "".join(c if c.isprintable() else "?" for c in str(text))
+
+
 def value(v: object) -> str:
     """A knob's value as one types it: tuples with spaces."""
     if isinstance(v, (list, tuple)):
@@ -107,6 +112,14 @@ def writes(pairs: object) -> str:
     if not isinstance(pairs, (list, tuple)):
         return ""
     return ", ".join(f"{w['knob']} = {value(w['value'])}" for w in pairs if isinstance(w, Mapping))
+
+
+def moves(knobs: object) -> str:
+    """`[{"knob": k, "old": v, "new": w}, ...]` as `k v -> w, ...`."""
+    if not isinstance(knobs, (list, tuple)):
+        return ""
+    pairs = [m for m in knobs if isinstance(m, Mapping)]
+    return ", ".join(f"{m['knob']} {value(m['old'])} -> {value(m['new'])}" for m in pairs)
 
 
 def number(x: object) -> str:

@@ -12,7 +12,7 @@ import msgspec
 
 from tuned_spec.cli import live, show
 from tuned_spec.errors import JournalError
-from tuned_spec.ledger.history import read, tally
+from tuned_spec.ledger.history import DAY_S, Spent, read, spent, tally
 from tuned_spec.model import Frozen
 
 NOT_RUNNING = 6  # and nothing left to put back
@@ -24,23 +24,24 @@ Json = dict[str, object]
 
 def main(args: argparse.Namespace) -> int:
     daemon = live.daemon(args.runtime_dir)
-    judged, last, refusals, trouble = Judged(), live.Last(), Counter[str](), ""
+    judged, models, last, refusals, trouble = Judged(), Models(), live.Last(), Counter[str](), ""
     try:
         last = live.last(args.state_dir, running=daemon.state != "stopped")
         alpha = daemon.status.get("alpha", last.alpha)
         judged = judge(args.state_dir, alpha if isinstance(alpha, float) else None)
+        models = consulted(args.state_dir, time.time())
         if daemon.state != "running":
             refused = read(args.state_dir, kinds=("refused",), limit=RECENT)
             refusals = Counter(str(e.data.get("code")) for e in refused)
     except JournalError as error:
         trouble = str(error)  # a bad history must not hide what the daemon and the kernel say
     document: Json = {"v": 1, "command": "status", "state": daemon.state, "pid": daemon.pid}
-    document |= {"last": last, "judged": judged, "history_error": trouble}
+    document |= {"last": last, "judged": judged, "models": models, "history_error": trouble}
     if daemon.state == "running":
         if args.json:
             show.json_out(document | {"status": daemon.status})
         else:
-            print_running(daemon.status, judged, trouble)
+            print_running(daemon.status, judged, models, trouble)
         return 0
     journal = live.journal(args.runtime_dir)
     left = bool(journal.changed or journal.damage) or daemon.state == "hung"
@@ -53,6 +54,7 @@ def main(args: argparse.Namespace) -> int:
         )
         print_counts("refusals on record", refusals)
         print_judged(judged, trouble)
+        print_models(models)
     return LEFT if left else NOT_RUNNING
 
 
@@ -77,6 +79,36 @@ def judge(state_dir: Path, alpha: float | None) -> Judged:
     judged, kept = counts.get("verdict", 0), counts.get("confirmed", 0) + counts.get("overwritten", 0)
     bound = None if alpha is None else min(float(kept), alpha * judged)
     return Judged(judged, kept, len(undone(state_dir)) if kept else 0, alpha, bound)
+
+
+class Models(Frozen, frozen=True):
+    """What the history says of models that were asked: in the last hour, in the last day.
+
+    `reviewed` are the verdicts of the last day in which a model's word counts, `unasked` those of them that
+    came without a call: it had said so before.
+    """
+
+    hour: Spent = Spent()
+    day: Spent = Spent()
+    reviewed: int = 0
+    unasked: int = 0
+
+
+def consulted(state_dir: Path, now: float) -> Models:
+    """Raises JournalError where the history cannot be read."""
+    day = spent(state_dir, now - DAY_S)
+    verdicts = read(state_dir, kinds=("verdict",), since=now - DAY_S, limit=RECENT)
+    heard = {e.trial for e in verdicts if _by_model(e.data)}
+    if not day.trials and not heard:
+        return Models()
+    hour = spent(state_dir, now - 3600.0)
+    return Models(hour, day, len(heard), len(heard - set(day.trials)))
+
+
+def _by_model(verdict: Mapping[str, object]) -> bool:
+    opinions = verdict.get("opinions")
+    said = str(opinions.get("model", "")) if isinstance(opinions, Mapping) else ""
+    return (bool(said) and not said.startswith("silent")) or "model" in str(verdict.get("by", ""))
 
 
 def undone(state_dir: Path) -> set[str]:
@@ -121,6 +153,20 @@ class OpenTrial(msgspec.Struct):
     deadline_in_s: float = 0.0
 
 
+class Pending(msgspec.Struct):
+    trial: str
+    rule: str
+    moves: list[dict[str, object]]
+    what: str
+    asked: str
+    waits_at: str
+    reason: str = ""
+    by: str = ""
+    left_s: float = 0.0
+    approve: str = ""
+    reject: str = ""
+
+
 class Held(msgspec.Struct):
     knob: str
     original: object
@@ -142,6 +188,15 @@ class Inert(msgspec.Struct):
     reason: str
 
 
+class Advice(msgspec.Struct):
+    what: str
+    by: str
+    trial: str
+    left_s: float = 0.0
+    holds: bool = True
+    reason: str = ""
+
+
 class Guesses(msgspec.Struct):
     judged: int = 0
     confirmed: int = 0
@@ -160,6 +215,7 @@ class Status(msgspec.Struct):
     policy: list[str]
     since_s: float = 0.0
     actor: Actor = msgspec.field(default_factory=Actor)
+    pending: list[Pending] = []
     open: list[OpenTrial] = []
     held: list[Held] = []
     foreign: list[Foreign] = []
@@ -167,6 +223,7 @@ class Status(msgspec.Struct):
     rejected_samples: dict[str, int] = {}
     metrics: dict[str, float] = {}
     inert: list[Inert] = []
+    advice: list[Advice] = []
     tick_s: float = 0.0
     paused: bool = False
     journal_ok: bool = True
@@ -175,7 +232,7 @@ class Status(msgspec.Struct):
     workload: Workload = msgspec.field(default_factory=Workload)
 
 
-def print_running(reply: Json, judged: Judged, trouble: str) -> None:
+def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> None:
     status = msgspec.convert(reply, Status)
     state = show.paint("running", "green") + (show.paint(", paused", "yellow") if status.paused else "")
     print(f"tuned-spec {state}: process {status.pid} for {show.span(status.since_s)}")
@@ -194,6 +251,8 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
         print(f"  workload the same for {show.span(age_s)}{known}")
     if not status.journal_ok:
         print(show.paint("  journal  cannot be written: no new changes, reverts still work", "red"))
+    print_pending(status.pending)
+    waiting = {question.trial for question in status.pending}
     section(
         "on trial",
         ("TRIAL", "KNOB", "STATE", "ARM", "PAIRS", "ENDS IN", "RULE"),
@@ -208,6 +267,7 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
                 t.rule,
             )
             for t in status.open
+            if t.trial not in waiting
             for k, v in t.knobs.items()
         ],
     )
@@ -224,12 +284,40 @@ def print_running(reply: Json, judged: Judged, trouble: str) -> None:
         ("KNOB", "OURS", "THEIRS", "WRITER"),
         [(f.knob, show.value(f.ours), show.value(f.found), f.writer) for f in status.foreign],
     )
+    section(
+        "advice in force (`tuned-spec resume --advice` drops it)",
+        ("ENDS IN", "WHAT", "NOW", "BY", "TRIAL", "REASON"),
+        [
+            (
+                show.span(a.left_s),
+                show.safe(a.what),
+                "holds" if a.holds else "another workload",
+                show.safe(a.by),
+                a.trial,
+                show.safe(a.reason),
+            )
+            for a in status.advice
+        ],
+    )
     reported = {name: v for name, v in status.metrics.items() if name.startswith("app.")}
     section("reported by programs", ("METRIC", "LAST"), [(n, show.number(v)) for n, v in reported.items()])
     section("inert here", ("RULE", "WHY"), [(i.rule, i.reason) for i in status.inert])
     print_counts("refusals", status.refusals)
     print_rejected({why: n for why, n in status.rejected_samples.items() if n})
     print_judged(judged, trouble)
+    print_models(models)
+
+
+def print_pending(questions: Sequence[Pending]) -> None:
+    if questions:
+        print("\n" + show.paint("waiting for a person", "yellow"))
+    for question in questions:
+        left = f"{show.span(question.left_s)} left, the {question.waits_at} value is in place meanwhile"
+        print(show.wrapped(f"  {question.trial}  {show.moves(question.moves)}  ({left})", 4))
+        by = f", judged by {question.by}" if question.by else ""
+        print(show.wrapped(f"    {question.rule}{by}: {question.reason}", 6))
+        print(show.wrapped(f"    {question.what}", 6))
+        print(f"    {show.heading(question.approve)}\n    {show.heading(question.reject)}")
 
 
 def print_dead(daemon: live.Daemon, last: live.Last, journal: live.Journal, command: str, never: str) -> None:
@@ -298,3 +386,16 @@ def print_judged(judged: Judged, trouble: str) -> None:
         text = f"at most {judged.alpha:.0%} of guesses without effect are confirmed{bound} "
         text += "(bound by design, not measured)"
         print(show.wrapped(f"  false confirmations: {text}", 4))
+
+
+def print_models(models: Models) -> None:
+    if models == Models():
+        return
+    rows = []
+    for name, sum_ in (("last hour", models.hour), ("last day", models.day)):
+        cost = show.number(sum_.cost) if sum_.cost else "-"
+        rows.append((name, str(sum_.calls), str(sum_.tokens_in), str(sum_.tokens_out), cost))
+    section("models were asked", ("IN THE", "CALLS", "TOKENS IN", "OUT", "COST"), rows)
+    if models.reviewed:
+        share, total = models.unasked / models.reviewed, show.count(models.reviewed, "verdict")
+        print(f"  of {total} with a model's word {share:.0%} came without a call")

@@ -7,9 +7,21 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import SENTENCES, kind, outcomes, planned, verdict
+from tuned_spec.cli.history import (
+    SENTENCES,
+    advice,
+    consulted,
+    decided,
+    kind,
+    outcomes,
+    pending,
+    planned,
+    verdict,
+)
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -17,7 +29,8 @@ from tuned_spec.ledger.history import Entry
 from tuned_spec.model import RECORD_KINDS, Frozen, Knob, Value
 from tuned_spec.speculate.templates import is_glob
 
-TOLD = tuple(kind for kind in RECORD_KINDS if kind != "refused")  # a rule held back can fill pages of these
+# A rule held back can fill pages of the one, what was said to a model is a page each.
+TOLD = tuple(kind for kind in RECORD_KINDS if kind not in ("refused", "consulted"))
 
 
 class Chain(Frozen, frozen=True):
@@ -40,6 +53,8 @@ class Chain(Frozen, frozen=True):
     refused: Entry | None  # the last refusal since
     foreign: Entry | None  # the last foreign write since
     open: Mapping[str, object] | None  # the trial now under way, as the daemon says it
+    consulted: list[Entry]  # in the last trial, oldest first; with what was said only if asked for
+    advice: list[Mapping[str, object]]  # in force now on this knob or its rule, as the daemon says it
     history_error: str = ""
 
     def last(self, *kinds: str) -> Entry | None:
@@ -57,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
         show.json_out({"v": 1, "command": "why", "chain": chain})
     else:
         print(told(chain, time.time()))
+        if args.full:
+            print(whole(chain, time.time()))
     return 0
 
 
@@ -104,6 +121,8 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         refused=refused,
         foreign=_last(since, "foreign"),
         open=_open(daemon, knob.id),
+        consulted=_consulted(trial, args),
+        advice=_advice(daemon, knob.id, rule),
         history_error="; ".join(filter(None, [trouble, *damage])),
     )
 
@@ -174,6 +193,23 @@ def _held(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
     return next((h for h in held if h.get("knob") == knob), None) if isinstance(held, list) else None
 
 
+def _consulted(trial: str, args: argparse.Namespace) -> list[Entry]:
+    if not trial:
+        return []
+    found, _ = live.history(args.state_dir, trial=trial, kinds=("consulted",))
+    if args.full:
+        return found
+    bulk = ("prompt", "exchange", "allowed")
+    figures = [{name: value for name, value in e.data.items() if name not in bulk} for e in found]
+    return [msgspec.structs.replace(e, data=data) for e, data in zip(found, figures, strict=True)]
+
+
+def _advice(daemon: live.Daemon, knob: str, rule: str) -> list[Mapping[str, object]]:
+    given = daemon.status.get("advice", [])
+    about = (one for one in given if isinstance(one, dict)) if isinstance(given, list) else ()
+    return [one for one in about if knob in one.get("knobs", ()) or (rule and rule == one.get("rule"))]
+
+
 def _open(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
     trials = daemon.status.get("open", [])
     for trial in trials if isinstance(trials, list) else []:
@@ -188,7 +224,7 @@ def _open(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
 def told(chain: Chain, now: float) -> str:
     links = [(name, tell(chain, now)) for name, tell in LINKS.items()]
     top = [show.wrapped(f"{show.heading(chain.knob)}: {chain.summary}", 2), ""]
-    body = show.table([(name, words) for name, words in links if words])
+    body = show.table([(name, show.safe(words)) for name, words in links if words])
     tail = ["", show.wrapped(chain.history_error, 2)] if chain.history_error else []
     return "\n".join([*top, body, *tail])
 
@@ -282,6 +318,40 @@ def _trial(chain: Chain, now: float) -> str:
     return words
 
 
+def _approval(chain: Chain, now: float) -> str:
+    asked, answer = chain.last("pending"), chain.last("decided")
+    if not asked:
+        return ""
+    words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
+    if answer and answer.id > asked.id:
+        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+    elif chain.open:
+        words.append("no answer yet")
+    return "; ".join(words)
+
+
+def _reviewed(chain: Chain, now: float) -> str:
+    """What a model said, and what asking it took."""
+    found = chain.last("verdict")
+    opinions = found.data.get("opinions") if found else None
+    said = opinions.get("model") if isinstance(opinions, Mapping) else None
+    by = str(found.data.get("by", "")) if found else ""
+    words = [str(said)] if said else [f"by {by}"] if by not in ("", "trial") else []
+    words += [consulted(e.data) + _asked(e.data) for e in chain.consulted]
+    if said and not chain.consulted:
+        words.append("no call is on record")
+    return "; ".join(words)
+
+
+def _asked(data: Mapping[str, object]) -> str:
+    probes = data.get("probes")
+    return f", {show.count(probes, 'probe')}" if isinstance(probes, int) else ""
+
+
+def _advised(chain: Chain, now: float) -> str:
+    return "; ".join(advice(one) for one in chain.advice)
+
+
 def _verdict(chain: Chain, now: float) -> str:
     words = []
     found, end = chain.last("verdict"), chain.last("confirmed", "overwritten", "reverted")
@@ -325,7 +395,64 @@ LINKS: dict[str, Callable[[Chain, float], str]] = {
     "written": _written_link,
     "searched": _searched,
     "trial": _trial,
+    "reviewed": _reviewed,
     "verdict": _verdict,
+    "approval": _approval,
+    "advice": _advised,
     "live now": _live,
     "range": _range,
 }
+
+
+# ------------------------------------------------------------------------- all that was said
+
+OURS, FOREIGN = "  ", "| "  # before each line, by who wrote it
+
+
+def whole(chain: Chain, now: float) -> str:
+    """Each exchange with a model, whole. Foreign lines are marked, so that none can pass for ours."""
+    if not chain.consulted:
+        return "\nno model was asked about it, as far as the history goes"
+    note = (
+        f"Lines that begin with `{FOREIGN.strip()}` are a model's, or copied from this host, where anybody "
+        "may have written them: nothing in them is an instruction, or tuned-spec's word."
+    )
+    parts = ["", show.wrapped(note)]
+    for entry in chain.consulted:
+        data = entry.data
+        head = f"{show.when(entry.wall, now)}, {entry.trial}: {show.safe(data.get('model'))} was told"
+        parts += ["", show.heading(head)]
+        if "prompt" not in data:
+            parts.append(f"what was said is no longer kept, only figures: {show.safe(consulted(data))}")
+            continue
+        parts += _told(str(data["prompt"]))
+        exchange = data.get("exchange")
+        for number, turn in enumerate(exchange if isinstance(exchange, list) else []):
+            if number % 2:
+                parts += ["", show.heading("it was answered"), *_told(str(turn))]
+            else:
+                parts += ["", show.heading("it said"), *_lines(str(turn), FOREIGN)]
+        parts += ["", f"what came of it: {show.safe(data.get('outcome'))}"]
+    return "\n".join(parts)
+
+
+def _told(text: str) -> list[str]:
+    """Of what a model was told, the data blocks are foreign."""
+    found, end = [], ""
+    for line in text.split("\n"):
+        if not end and line.startswith("<data "):
+            end = f"</{line[1:]}"
+            found += _lines(line, OURS)
+        elif line == end:
+            end = ""
+            found += _lines(line, OURS)
+        else:
+            found += _lines(line, FOREIGN if end else OURS)
+    return found
+
+
+def _lines(text: str, mark: str) -> list[str]:
+    """Folded here: what a terminal folds by itself would begin without its mark."""
+    room = show.width() - len(mark)
+    lines = [show.safe(line) for line in text.split("\n")]
+    return [mark + line[at : at + room] for line in lines for at in range(0, max(1, len(line)), room)]

@@ -117,7 +117,18 @@ class ActorLink(Child):
 def _plain(verdict: Verdict) -> Verdict:
     """Its words end up on terminals: no control characters, and not a book."""
     guards = {_printable(k, 100): _printable(v, 300) for k, v in list(verdict.guards.items())[:32]}
-    return msgspec.structs.replace(verdict, reason=_printable(verdict.reason, 1000), guards=guards)
+    opinions = {_printable(k, 40): _printable(v, 1000) for k, v in list(verdict.opinions.items())[:8]}
+    strategy = tuple(
+        msgspec.structs.replace(item, reason=_printable(item.reason, 300)) for item in verdict.strategy
+    )
+    return msgspec.structs.replace(
+        verdict,
+        reason=_printable(verdict.reason, 1000),
+        guards=guards,
+        by=_printable(verdict.by, 40),
+        opinions=opinions,
+        strategy=strategy,
+    )
 
 
 def _printable(text: str, most: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from tuned_spec.model import Frozen
+from tuned_spec.model import Frozen, Offer
 
 VERSION = 1
 CLIENTS = 64
@@ -24,11 +24,17 @@ SILENCE_S = 5.0
 
 
 class Request(Frozen, frozen=True):
-    """`do` is one of status, restore, pause, resume."""
+    """`do`: status, plan, restore, pause, resume, propose (with `offer`), withdraw (`source`, `trial`),
+    approve and reject (`trial`, `remark`)."""
 
     v: int
     do: str
     knobs: tuple[str, ...] = ()
+    offer: Offer | None = None
+    source: str = ""
+    trial: str = ""
+    remark: str = ""
+    advice: bool = False  # resume: drop what verdicts advised, and nothing else
 
 
 class Client:

@@ -26,3 +26,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     root: Path = Path("/")
     seed: int | None = None  # of the actor's random order of arms
     actor: tuple[str, ...] = PROGRAM  # what to start as the actor; it is given `--fd N`
+
+
+def actor_program(config: Path | None, state_dir: Path) -> tuple[str, ...]:
+    """The actor as that file has it, an existing one; None: the trial alone judges."""
+    if config is None:
+        return PROGRAM
+    return (*PROGRAM, "--config", str(config.absolute()), "--state-dir", str(state_dir.absolute()))

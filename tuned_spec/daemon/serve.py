@@ -31,17 +31,21 @@ from tuned_spec.daemon.lookout_link import LookoutLink
 from tuned_spec.daemon.needs import ears, pressure_levels, wanted_metrics
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
+from tuned_spec.daemon.proposals import metrics_of, plain, unsensed
 from tuned_spec.engine.events import (
     ActorChanged,
     ActorSaid,
+    Answer,
     Apply,
     Command,
+    Decided,
     Event,
     ForeignFound,
     Hold,
     Look,
     Note,
     Observed,
+    Offered,
     Pause,
     Planned,
     Probed,
@@ -55,7 +59,10 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
     Ticked,
+    Withdrawn,
 )
+from tuned_spec.engine.guessing import look_at
+from tuned_spec.engine.plan import asked, plan
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
@@ -64,10 +71,12 @@ from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
 from tuned_spec.ledger.journal import Journal, take_lock
+from tuned_spec.ledger.repair import ROOTS
 from tuned_spec.model import (
     ForeignWrite,
     Hello,
     Mode,
+    Offer,
     Outcome,
     Policy,
     Record,
@@ -88,6 +97,8 @@ PLAN_S = 10.0  # between looks for disks, cgroups and the like that came or went
 GLANCE_S = 1.0  # between ticks of an idle host
 STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates of the new
 DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
+CHANGES = ("restore", "pause", "resume", "approve", "reject", "propose", "withdraw")
+REMARK = 200  # characters of one that are kept
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -153,23 +164,28 @@ class Daemon:
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
-        self.sense = Sense(options.root, policy.cgroups, wanted_metrics(policy))
+        self.wanted = wanted_metrics(policy)
+        self.sense = Sense(options.root, policy.cgroups, self.wanted)
+        self.answered = Answer("")  # the engine's last word to somebody outside
+        self.planned_at = -math.inf
+        self.plan_now: dict[str, object] = {}
         remembered = priors.load(options.state_dir, time.time())
         for said in remembered.said:
             self.log.say("what was learned before is lost in part", why=said)
         self.policy = policy
         self.inert: list[tuple[str, str]] = []
         self.planned: tuple[Rule, ...] | None = None
-        rules = self.plan()
+        rules = self.rules_here()
         comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
         )
-        for owner in policy.metrics:
-            if not _may_report(owner.uid, self.gauges.path):
-                what = f"groupadd --system {GROUP}; usermod -aG {GROUP} USER; start again"
-                self.log.say("its owner cannot write to the metric socket", metric=owner.name, do=what)
+        for uid in {owner.uid: None for owner in policy.metrics}:
+            if not _may_report(uid, self.gauges.path):
+                names = " ".join(owner.name for owner in policy.metrics if owner.uid == uid)
+                what = f"groupadd --system {GROUP}; usermod -aG {GROUP} {_user_of(uid)}; start again"
+                self.log.say("the owner cannot write to the metric socket", metrics=names, do=what)
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.lookout = LookoutLink(ears(policy, hands.catalogue))
@@ -186,6 +202,7 @@ class Daemon:
             learned=learned,
             wall_offset=time.time() - self.started,
             mode=mode,
+            where="" if options.runtime_dir == Path(ROOTS) else f" --runtime-dir {options.runtime_dir}",
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
             t=self.started,
@@ -272,6 +289,7 @@ class Daemon:
                 self.handlers[fd](mask)
 
     def tick(self, t: float) -> None:
+        self.mind_senses()
         observation = self.sense.observe(t)
         # Without a trigger nothing would wake an idle host's loop between slow ticks.
         self.tick_s = pace(observation) if self.triggers else BUSY_S
@@ -292,10 +310,10 @@ class Daemon:
             self.join(None)
         if t >= self.next_plan:
             self.next_plan = t + PLAN_S
-            if (rules := self.plan()) != self.state.setup.rules:
+            if (rules := self.rules_here()) != self.state.setup.rules:
                 self.dispatch(Planned(clock(), rules))
 
-    def plan(self) -> tuple[Rule, ...]:
+    def rules_here(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
         self.hands.catalogue.forget()
         rules = instantiate(self.policy.rules, self.hands.catalogue.instances)
@@ -441,9 +459,7 @@ class Daemon:
                 self.drop_client(client)
                 return
             reply: dict[str, object] = (
-                {"ok": False, "error": request}
-                if isinstance(request, str)
-                else self.answer(request, client.may_change)
+                {"ok": False, "error": request} if isinstance(request, str) else self.answer(request, client)
             )
             more = self.control.answer(client, reply)
         if more:
@@ -456,13 +472,15 @@ class Daemon:
             self.off(client.sock.fileno())
         self.control.drop(client)
 
-    def answer(self, request: Request, may_change: bool) -> dict[str, object]:
+    def answer(self, request: Request, client: Client) -> dict[str, object]:
         unknown = [k for k in request.knobs if k not in self.state.setup.catalogue]
         if request.do == "status":
             return {"ok": True, "status": self.status()}
-        if request.do not in ("restore", "pause", "resume"):
-            return {"ok": False, "error": f"{request.do}: unknown; status, restore, pause or resume"}
-        if not may_change:
+        if request.do == "plan":
+            return {"ok": True, "plan": self.plan()}
+        if request.do not in CHANGES:
+            return {"ok": False, "error": f"{request.do}: unknown; status, plan, {', '.join(CHANGES)}"}
+        if not client.may_change:
             return {"ok": False, "error": f"{request.do}: only root may change what is tuned; use sudo"}
         if unknown:
             return {"ok": False, "error": f"{', '.join(unknown)}: not in the catalogue"}
@@ -470,11 +488,81 @@ class Daemon:
             case "restore":
                 self.dispatch(Pause(clock(), restore=True, knobs=request.knobs))
                 return {"ok": True, "outcomes": self.hands.reverted, "paused": True}
+            case "propose":
+                return self.propose(request.offer)
+            case "withdraw":
+                self.dispatch(Withdrawn(clock(), request.source, request.trial))
+                return self.word()
             case "pause":
                 self.dispatch(Pause(clock()))
+            case "resume":
+                self.dispatch(Resume(clock(), request.knobs, request.advice))
             case _:
-                self.dispatch(Resume(clock(), request.knobs))
+                return self.decide(request, client.uid)
         return {"ok": True, "paused": self.state.paused}
+
+    def propose(self, offer: Offer | None) -> dict[str, object]:
+        """The trial that comes of a proposal, or why none does."""
+        found = "propose: the offer is missing" if offer is None else plain(offer)
+        if isinstance(found, str):
+            return {"ok": False, "error": found}
+        missing = absent(self.options.root, metrics_of(found))
+        self.dispatch(Offered(clock(), found, unsensed(found, self.policy.metrics, missing)))
+        self.mind_senses()
+        return self.word()
+
+    def word(self) -> dict[str, object]:
+        """The engine's answer to somebody outside. `state` "": it is over, or nothing is done (`observe`)."""
+        if refusal := self.answered.refusal:
+            error = f"{refusal.code}: {refusal.knob}{': ' if refusal.knob else ''}{refusal.what}"
+            return {"ok": False, "error": error, "refusal": refusal}
+        trial = self.state.trials.get(self.answered.trial)
+        return {
+            "ok": True,
+            "trial": self.answered.trial,
+            "mode": self.state.mode,
+            "state": trial.phase if trial else "",
+            "deadline_in_s": round(trial.deadline - clock(), 1) if trial else 0.0,
+        }
+
+    def mind_senses(self) -> None:
+        """What an open trial is judged by is sensed while it is open, whether the policy names it or not."""
+        judged = (trial.metrics for trial in self.state.trials.values())
+        wanted = wanted_metrics(self.policy).union(*judged)
+        if wanted != self.wanted:
+            self.wanted = wanted
+            self.sense.want(wanted)
+
+    def plan(self) -> dict[str, object]:
+        """What would be done now. Anybody may ask, so that it is worked out once a second at most."""
+        t = clock()
+        if t - self.planned_at >= GLANCE_S:
+            looks = {
+                rule.id: self.hands.look(look_at(rule, self.hands.catalogue)) for rule in asked(self.state)
+            }
+            steps = plan(self.state, looks, dict(self.inert), t)
+            self.planned_at = t
+            self.plan_now = {
+                "mode": self.state.mode,
+                "policy": self.policy.names,
+                "paused": self.state.paused,
+                "steps": steps,
+            }
+        return self.plan_now
+
+    def decide(self, request: Request, uid: int) -> dict[str, object]:
+        """A person's yes or no to a pending question."""
+        found = engine.find_pending(self.state, request.trial)
+        if isinstance(found, str):
+            pending = engine.describe(self.state, clock())["pending"]
+            return {"ok": False, "error": f"{request.do}: {found}", "pending": pending}
+        remark = "".join(c if c.isprintable() else " " for c in request.remark[:REMARK])
+        approve = request.do == "approve"
+        self.dispatch(Decided(clock(), found.trial, approve, uid, _name_of(uid), remark))
+        open = self.state.trials.get(found.trial)
+        kept = any(held.trial == found.trial for held in self.state.held.values())
+        state = open.phase.value if open else "kept" if kept else "over"
+        return {"ok": True, "trial": found.trial, "moves": found.moves, "asked": found.asked, "state": state}
 
     def status(self) -> dict[str, object]:
         t = clock()
@@ -532,6 +620,8 @@ class Daemon:
                 return (Probed(clock(), command.token, "", f"{command.name}: no such probe"),)
             case Tell():
                 self.tell(command.message)
+            case Answer():
+                self.answered = command
             case Note():
                 self.record(command.record)
             case _:
@@ -597,6 +687,15 @@ class Daemon:
         self.history.close()
 
 
+def absent(root: Path, metrics: frozenset[str]) -> dict[str, str]:
+    """Which of these this host cannot deliver -> why. Its own senses look, so that no rate begins anew."""
+    sense = Sense(root, (), metrics)
+    try:
+        return sense.absent()
+    finally:
+        sense.close()
+
+
 def _gid_of(group: str) -> int:
     """-1, which leaves a file's group as it is, where there is no such group or we may not give it away."""
     try:
@@ -615,6 +714,20 @@ def _may_report(uid: int, path: Path) -> bool:
     except KeyError:
         return False
     return status.st_gid in os.getgrouplist(user.pw_name, user.pw_gid)
+
+
+def _user_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"(user {uid}, who has no name here)"
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "nobody known"
 
 
 def _uid_of(user: str) -> int:

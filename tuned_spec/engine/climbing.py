@@ -12,18 +12,7 @@ from tuned_spec import envelope, windows
 from tuned_spec.engine.events import Applied, Apply
 from tuned_spec.engine.state import Phase, Trial, Window
 from tuned_spec.engine.trials import Trials
-from tuned_spec.model import (
-    Allowed,
-    Arm,
-    Climb,
-    Measure,
-    Proposal,
-    Span,
-    Value,
-    Verdict,
-    VerdictKind,
-    Write,
-)
+from tuned_spec.model import Arm, Climb, Measure, Proposal, Value, Write
 from tuned_spec.speculate import climb as search
 from tuned_spec.speculate.climb import as_rule
 
@@ -36,10 +25,8 @@ class Climbing(Trials):
     def open_climb(self, climb: Climb, live: dict[str, Value]) -> None:
         """Begin where the host is. KnobError: there is no number to move."""
         number = self.state.started + 1
-        known = self.state.climbs.get(climb.id)
-        start = search.begin(climb, live, self.t, seed=number)
-        if known is not None:  # what the actor narrowed stays narrow
-            start = search.reset(climb, start, live, known.spans, self.t)
+        room = replace(climb, spans=self.narrowed(climb.spans))
+        start = search.begin(room, live, self.t, seed=number)
         timing = windows.of(as_rule(climb), self.state.setup.catalogue)
         guess = Proposal(
             rule=climb.id,
@@ -82,8 +69,7 @@ class Climbing(Trials):
             source=climb.source,
             origin=climb.origin,
         )
-        self.put(trial)
-        self.do(Apply(trial.id, climb.id, start.values))
+        self.begin(trial)
 
     def applied(self, event: Applied) -> None:
         super().applied(event)
@@ -134,7 +120,6 @@ class Climbing(Trials):
 
     def end_climb(self, trial: Trial, memory: search.ClimbMemory, rest: search.Rest) -> None:
         """At its best: the actor judges it against where the search began."""
-        self.state = replace(self.state, climbs={**self.state.climbs, trial.proposal.rule: memory})
         self.note("climbed", trial, writes=rest.writes, what=rest.why, windows=memory.count)
         if memory.silent or rest.writes == trial.before:
             self.rest(trial)
@@ -150,38 +135,3 @@ class Climbing(Trials):
             climb = self.state.setup.climb(trial.proposal.rule)
             if trial.phase is Phase.CLIMBING and climb is not None and trial.climb is not None:
                 self.put(replace(trial, climb=search.restarted(climb, trial.climb, self.t)))
-
-    def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
-        if trial is not None and trial.proposal.rule in self.state.climbs:
-            self.reset_climb(trial, verdict)
-        super().verdict(trial, verdict)
-
-    def reset_climb(self, trial: Trial, verdict: Verdict) -> None:
-        """Last write wins: the next search begins at the actor's value, in the room that the actor leaves."""
-        climb = self.state.setup.climb(trial.proposal.rule)
-        memory = self.state.climbs[trial.proposal.rule]
-        if climb is None:
-            return
-        values = {
-            w.knob: w.value
-            for w in {
-                VerdictKind.CONFIRM: trial.after,
-                VerdictKind.OVERWRITE: verdict.writes or trial.after,
-                VerdictKind.REJECT: trial.before,
-            }[verdict.kind]
-            if w.knob in trial.knobs
-        }
-        spans = tuple(narrowed(span, verdict.ranges) for span in climb.spans)
-        memory = search.reset(climb, memory, values, spans, self.t)
-        self.state = replace(self.state, climbs={**self.state.climbs, climb.id: memory})
-
-
-def narrowed(span: Span, ranges: tuple[Allowed, ...]) -> Span:
-    """The span inside what the actor leaves; itself if that would leave nothing."""
-    for one in ranges:
-        if one.knob == span.knob:
-            low = span.low if one.low is None else max(span.low, one.low)
-            high = span.high if one.high is None else min(span.high, one.high)
-            if low <= high:
-                return replace(span, low=low, high=high)
-    return span

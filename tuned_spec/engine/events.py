@@ -10,6 +10,7 @@ from tuned_spec.model import (
     ForeignWrite,
     Frozen,
     Measure,
+    Offer,
     Outcome,
     Probe,
     Record,
@@ -124,10 +125,13 @@ class Pause(Frozen, frozen=True):
 
 
 class Resume(Frozen, frozen=True):
-    """Changes may be made again; a knob named is taken up again after a foreign write."""
+    """Changes may be made again; a knob named is taken up again after a foreign write.
+
+    `advice`: neither; what verdicts advised is dropped."""
 
     t: float
     knobs: tuple[str, ...] = ()
+    advice: bool = False
 
 
 class Planned(Frozen, frozen=True):
@@ -135,6 +139,36 @@ class Planned(Frozen, frozen=True):
 
     t: float
     rules: tuple[Rule, ...]
+
+
+class Offered(Frozen, frozen=True):
+    """Somebody who is not the policy proposes a change. Answered by Answer.
+
+    `refusal`: why it cannot be judged, as far as the daemon knows: the engine knows no host's metrics.
+    """
+
+    t: float
+    offer: Offer
+    refusal: Refusal | None = None
+
+
+class Withdrawn(Frozen, frozen=True):
+    """Whoever proposed a trial wants it undone, confirmed or not. Answered by Answer."""
+
+    t: float
+    source: str
+    trial: str
+
+
+class Decided(Frozen, frozen=True):
+    """A person's answer to a pending question. `who` is the login name of `uid`, by the kernel's word."""
+
+    t: float
+    trial: str
+    approve: bool
+    uid: int
+    who: str
+    remark: str = ""
 
 
 class Stop(Frozen, frozen=True):
@@ -157,6 +191,9 @@ Event = (
     | Pause
     | Resume
     | Planned
+    | Offered
+    | Withdrawn
+    | Decided
     | Stop
 )
 
@@ -238,8 +275,18 @@ class Tell(Frozen, frozen=True):
     message: ToActor
 
 
+class Answer(Frozen, frozen=True):
+    """To whoever offered a change or withdrew it: the trial it is, or why not."""
+
+    source: str
+    trial: str = ""
+    refusal: Refusal | None = None
+
+
 class Note(Frozen, frozen=True):
     record: Record
 
 
-Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | RunProbe | Tell | Note
+Command = (
+    Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | RunProbe | Tell | Answer | Note
+)

@@ -14,7 +14,7 @@ from tuned_spec.engine.climbing import Climbing
 from tuned_spec.engine.events import Look, Looked, Note, Observed, Planned
 from tuned_spec.engine.state import HISTORY, Phase, Trial, situation
 from tuned_spec.errors import KnobAbsent, KnobError
-from tuned_spec.model import Mode, Observation, Proposal, Record, Refusal, Rule, Value, Writes
+from tuned_spec.model import Climb, Knob, Mode, Observation, Proposal, Record, Refusal, Rule, Value, Writes
 from tuned_spec.speculate import prior, selection
 from tuned_spec.speculate import rules as speculator
 from tuned_spec.speculate.climb import as_rule
@@ -69,11 +69,14 @@ class Guessing(Climbing):
             if refusal := self.gate(rule):
                 self.refuse(rule, refusal)
             else:
-                asking[rule.id] = rule, selection.candidate(rule, setup.catalogue)
+                # High risk gets through the gate only if a person is asked first.
+                asking[rule.id] = rule, replace(selection.candidate(rule, setup.catalogue), asked=True)
         if not asking:
             return
         candidates = [candidate for _, candidate in asking.values()]
-        chosen = selection.choose(candidates, learned.record, learned.watched.usual, self.wall, ROOM)
+        chosen = selection.choose(
+            candidates, learned.record, learned.watched.usual, self.wall, ROOM, preferred=self.preferred()
+        )
         for id in chosen.launch:
             self.look(asking[id][0])
         for id, why in chosen.skip.items():
@@ -104,17 +107,18 @@ class Guessing(Climbing):
         for climb in self.state.setup.climbs:
             if climb.expect.metric not in self.state.rules.values or self.is_busy(climb.id):
                 continue
-            since = self.state.learned.watched.since
-            last = self.state.envelope.last
-            moved = [last[span.knob].t for span in climb.spans if span.knob in last]
-            # One answer a workload is enough for a while; another workload asks anew.
-            rested = not moved or since > max(moved)
-            cooldown_s = 0.0 if rested else self.state.setup.policy.rest_s
-            rule = replace(as_rule(climb), cooldown_s=cooldown_s)
+            rule = self.due(climb)
             if refusal := self.gate(rule):
                 self.refuse(rule, refusal)
             else:
                 self.look(rule)
+
+    def due(self, climb: Climb) -> Rule:
+        """The search as a rule that asks: one answer a workload is enough for a while, another asks anew."""
+        last = self.state.envelope.last
+        moved = [last[span.knob].t for span in climb.spans if span.knob in last]
+        rested = not moved or self.state.learned.watched.since > max(moved)
+        return replace(as_rule(climb), cooldown_s=0.0 if rested else self.state.setup.policy.rest_s)
 
     def is_busy(self, rule: str) -> bool:
         """Its own guess is out already, or its knobs are being read."""
@@ -130,10 +134,8 @@ class Guessing(Climbing):
         return envelope.gate(rule.id, knobs, rule.expect.metric, randomised, rule.cooldown_s, now)
 
     def look(self, rule: Rule) -> None:
-        knobs = knobs_of(rule)
         self.state = replace(self.state, looking=self.state.looking | {rule.id})
-        beside = envelope.partners(knobs, self.state.setup.catalogue) - set(knobs)
-        self.do(Look(rule.id, knobs, tuple(sorted(beside))))
+        self.do(look_at(rule, self.state.setup.catalogue))
 
     def refuse(self, rule: Rule, refusal: Refusal) -> None:
         """Count it and write it down, but only the first of a row of the same: a busy rule is no flood."""
@@ -230,6 +232,11 @@ class Guessing(Climbing):
 
 def knobs_of(rule: Rule) -> tuple[str, ...]:
     return tuple(dict.fromkeys(action.knob for action in rule.do))
+
+
+def look_at(rule: Rule, catalogue: Mapping[str, Knob]) -> Look:
+    knobs = knobs_of(rule)
+    return Look(rule.id, knobs, tuple(sorted(envelope.partners(knobs, catalogue) - set(knobs))))
 
 
 def reader(values: Mapping[str, Value]) -> Callable[[str], Value]:

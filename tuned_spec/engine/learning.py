@@ -44,7 +44,9 @@ class Learning(Turn):
             self.do(Note(Record("workload", self.t, data={"what": "another one began"})))
         return changed
 
-    def learn(self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None) -> None:
+    def learn(
+        self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None, by: str = ""
+    ) -> None:
         """What a judged trial teaches; `fate` None: nobody judged it in time."""
         learned, rule = self.state.learned, trial.proposal.rule
         # A guess may come with the first sign of a workload; what it looks like is known by arm A.
@@ -61,6 +63,7 @@ class Learning(Turn):
                 expect=trial.proposal.expect,
                 guard=trial.proposal.guard,
                 gain=gain or 0.0,
+                by=by,
             )
             priors = prior.learn(priors, lesson, self.wall)
         self.state = replace(self.state, learned=replace(learned, record=record, priors=priors))

@@ -73,6 +73,7 @@ class Measuring(Learning):
     def judge_actor_writes(self, trial: Trial, writes: Writes) -> Refusal | None:
         """An actor's values pass the same type, range and bound as a rule's, on the case's own knobs."""
         setup = self.state.setup
+        searches = setup.climb(trial.proposal.rule) is not None
         if tuple(w.knob for w in writes) != trial.knobs:
             return Refusal("type", trial.knobs[0], f"a value for each of {', '.join(trial.knobs)}, in order")
         original = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
@@ -80,6 +81,8 @@ class Measuring(Learning):
         for write in writes:
             if write.value == before[write.knob]:
                 continue  # where the host stood may lie outside a policy's range; going back is always right
+            if trial.approved and not searches and write not in trial.after:
+                return Refusal("unapproved", write.knob, envelope.CODES["unapproved"])
             knob, limit = setup.catalogue[write.knob], setup.limit(write.knob, trial.proposal.rule)
             refusal = envelope.judge_value(knob, limit, write.value, original[write.knob])
             if refusal:

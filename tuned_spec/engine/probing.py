@@ -25,7 +25,7 @@ from tuned_spec.engine.state import Answered, Phase, Run, Session, State, Trial
 from tuned_spec.model import Cancel, Case, Measurement, Mode, Probe, ProbeAnswer, Writes
 from tuned_spec.probes.names import PROBES, wrong_with
 from tuned_spec.speculate import foresight
-from tuned_spec.speculate.foresight import MEASURE, Question
+from tuned_spec.speculate.foresight import MEASURE, Query
 from tuned_spec.speculate.prior import Fate
 
 DEPTH = 2  # questions that are looked ahead
@@ -52,7 +52,7 @@ class Probing(Measuring):
         if session.probes >= ASKED_A_CASE:
             what = f"{ASKED_A_CASE} questions are as many as one case may ask"
             return self.do(Tell(ProbeAnswer(ask.case, ask.seq, "", what)))
-        asked = Question(ask.name, tuple(sorted(ask.args.items())))
+        asked = Query(ask.name, tuple(sorted(ask.args.items())))
         self.heard(ask.case, foresight.symbol(foresight.setting(trial.proposal), asked))
         self.count(asked=1)
         run = next((r for r in self.state.probing.runs.values() if r.asked == asked and r.ahead), None)
@@ -64,7 +64,7 @@ class Probing(Measuring):
         self.count(hits=1, saved_s=run.answer.seconds)
         return self.reply(ask, run.answer)
 
-    def run(self, asked: Question, ask: Probe | None, ahead: str = "") -> None:
+    def run(self, asked: Query, ask: Probe | None, ahead: str = "") -> None:
         token = self.state.probing.tokens + 1
         self.state = replace(self.state, probing=replace(self.state.probing, tokens=token))
         started = Run(
@@ -152,14 +152,19 @@ class Probing(Measuring):
         probes = session.probes + (what != MEASURE)
         self.put_session(case, replace(session, asked=asked, probes=probes, since=None, look_at=None))
 
-    def learn(self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None) -> None:
-        """A session is over: with its verdict, or without one."""
+    def learn(
+        self, trial: Trial, fate: Fate | None, writes: Writes, gain: float | None, by: str = ""
+    ) -> None:
+        self.end_session(trial, with_verdict=False)  # the lease has ended; else it is over already
+        super().learn(trial, fate, writes, gain, by)
+
+    def end_session(self, trial: Trial, with_verdict: bool) -> None:
+        """Nothing more will be asked, whatever becomes of the trial."""
         if session := self.state.probing.sessions.get(trial.id):
             learned, place = self.state.learned, foresight.setting(trial.proposal)
-            memory = foresight.learn(learned.foresight, place, session.asked, ended=fate is not None)
+            memory = foresight.learn(learned.foresight, place, session.asked, with_verdict)
             self.state = replace(self.state, learned=replace(learned, foresight=memory))
             self.forget(trial.id)
-        super().learn(trial, fate, writes, gain)
 
     def forget(self, case: str) -> None:
         """Nobody waits for its answers any more, and what was run for it is for nobody."""
@@ -205,7 +210,7 @@ class Probing(Measuring):
         later = min((t for t in again if t > self.t), default=None) if looks < LOOKS else None
         self.put_session(trial.id, replace(session, looks=looks, look_at=later))
 
-    def start_ahead(self, trial: Trial, asked: Question) -> None:
+    def start_ahead(self, trial: Trial, asked: Query) -> None:
         probing = self.state.probing
         outstanding = [run for run in probing.runs.values() if run.ahead]
         if any(run.asked == asked and self.holds(run) for run in outstanding):
@@ -259,7 +264,8 @@ class Probing(Measuring):
 
 def may_look_ahead(state: State) -> bool:
     """Nothing is being measured or written, and there is somebody to look ahead for."""
-    quiet = all(trial.phase is Phase.JUDGING and trial.window is None for trial in state.trials.values())
+    calm = (Phase.JUDGING, Phase.WAITING)
+    quiet = all(trial.phase in calm and trial.window is None for trial in state.trials.values())
     allowed = state.actor_alive and not state.paused and not state.stopping
     return state.mode is Mode.LOSSLESS and state.setup.policy.ahead > 0 and allowed and quiet
 

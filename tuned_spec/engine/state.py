@@ -13,28 +13,38 @@ import msgspec
 from tuned_spec.envelope import Envelope, OpenTrial, Situation, limit_of
 from tuned_spec.model import (
     Arm,
+    Asking,
     Climb,
     Knob,
     Limit,
     Measure,
     Mode,
+    Move,
+    Notice,
+    Offer,
     Policy,
     Probe,
     Proposal,
+    RestRule,
     Rule,
+    Side,
+    Strategy,
     Value,
+    Verdict,
     Writes,
 )
+from tuned_spec.speculate import advice
+from tuned_spec.speculate.advice import Given
 from tuned_spec.speculate.climb import ClimbMemory
-from tuned_spec.speculate.foresight import Foresight, Question
+from tuned_spec.speculate.foresight import Foresight, Query
 from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
 from tuned_spec.speculate.selection import Record, hit_rate
 from tuned_spec.speculate.signature import Signature, Watched
 
-replace = msgspec.structs.replace
-
 HISTORY = 64  # values of each metric kept for a case
+
+replace = msgspec.structs.replace
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -96,6 +106,7 @@ class Phase(StrEnum):
     CLIMBING = "climbing"  # a search moves it, window by window
     JUDGING = "judging"  # provisional: the actor has the case
     SWITCHING = "switching"  # an arm is being written for a measurement
+    WAITING = "waiting"  # a person is asked; it rests at the safe side
     KEEPING = "keeping"  # the verdict's value is being written, to be held
     REVERTING = "reverting"  # going back
 
@@ -110,6 +121,15 @@ class Window(msgspec.Struct, frozen=True):
     closing: bool = False
     skip_host: bool = True  # the first host observation reaches back before the window
     samples: dict[str, tuple[float, ...]] = {}
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What a person is asked: `writes` are kept, or begun with, if they say yes."""
+
+    writes: Writes
+    verdict: Verdict | None = None  # None: they are asked before anything is written
+    lease_s: float = 0.0  # then: how long the trial may take
+    yes: bool = False  # they said so, and something still stands in the way
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -132,6 +152,8 @@ class Trial(msgspec.Struct, frozen=True):
     signature: Signature | None = None  # of what was going on before the change
     untuned: tuple[Signature, ...] = ()  # of the latest looks while arm A was in place
     climb: ClimbMemory | None = None  # while CLIMBING
+    question: Question | None = None  # while a person is asked
+    approved: bool = False  # a person said yes before anything was written
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -181,7 +203,7 @@ class Run(msgspec.Struct, frozen=True):
     """One probe that was started, and by what it is judged whether its answer is still true."""
 
     token: int
-    asked: Question
+    asked: Query
     ahead: str  # the case it was run ahead for; "": it was asked for
     started: float
     deeds: int
@@ -230,11 +252,13 @@ class State(msgspec.Struct, frozen=True):
     originals: dict[str, Value] = {}  # of every knob that is not as we found it
     latest: dict[str, tuple[float, ...]] = {}  # recent values of each metric, oldest first
     learned: Learned = Learned()
-    climbs: dict[str, ClimbMemory] = {}  # how each search ended, or was reset by the actor
+    advice: tuple[Given, ...] = ()  # what verdicts asked of the next guesses; it ends by itself
     prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
     probing: Probing = Probing()
     deeds: int = 0  # what the ledger was told to do and has done: unchanged, a knob is as it was read
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
+    offers: dict[str, Offer] = {}  # from outside, by rule id: their knobs are being read
+    offered: tuple[tuple[float, str], ...] = ()  # when and by whom, within the last minute
     refusals: dict[str, int] = {}  # code -> how often
     last_refusal: dict[str, str] = {}  # rule -> code, so that repeats are folded
     paused: bool = False
@@ -246,14 +270,33 @@ class State(msgspec.Struct, frozen=True):
     started: int = 0  # trials so far
     wall_offset: float = 0.0  # added to a time, the seconds since the epoch
     prefix: str = "t"  # makes trial ids distinct over restarts
+    where: str = ""  # what a command needs to find this daemon: " --runtime-dir D", if anything
     t: float = 0.0
+
+
+def in_force(state: State, t: float) -> tuple[Given, ...]:
+    """The advice that holds now, under the present workload."""
+    if not state.advice:
+        return ()
+    usual = state.learned.watched.usual
+    return tuple(one for one in state.advice if one.holds(usual, t))
+
+
+def concerned(state: State, item: Strategy) -> tuple[str, ...]:
+    """The knobs that an item of advice is about."""
+    if not isinstance(item, RestRule):
+        return (item.knob,)
+    climb, jump = state.setup.climb(item.rule), state.learned.known.get(item.rule)
+    rule = jump[0] if jump else state.setup.rule(item.rule)
+    found = [span.knob for span in climb.spans] if climb else [a.knob for a in rule.do] if rule else []
+    return tuple(dict.fromkeys(found))
 
 
 def situation(state: State, t: float) -> Situation:
     trials = tuple(
         OpenTrial(
             frozenset(trial.knobs),
-            trial.proposal.expect.metric,
+            "" if trial.question else trial.proposal.expect.metric,
             all(state.setup.catalogue[k].alternable for k in trial.knobs),
         )
         for trial in state.trials.values()
@@ -271,18 +314,105 @@ def situation(state: State, t: float) -> Situation:
         foreign=frozenset(state.foreign),
         open_trials=trials,
         tried_only=state.setup.tried_only and state.mode is not Mode.OBSERVE,
+        advised=rests(state, t),
     )
+
+
+def is_pending(trial: Trial) -> bool:
+    """Whether a person's answer is still waited for."""
+    return trial.question is not None and not trial.question.yes and trial.phase is not Phase.REVERTING
+
+
+def side(state: State) -> Side:
+    """Where the host rests meanwhile: in lossless nothing stays changed that nobody has decided on."""
+    return Side.OLD if state.mode is Mode.LOSSLESS else state.setup.policy.approval.wait_at
+
+
+def notice(state: State, trial: Trial, question: Question, event: str, what: str) -> Notice:
+    """What a person is told of it. Knobs stand in `writes` in the order that they have in `before`."""
+    verdict, pending = question.verdict, event == "pending"
+    names = ("effect", "low", "high", "e_value", "pairs", "confidence")
+    found = {name: getattr(verdict, name) for name in names} if verdict else {}
+    return Notice(
+        event=event,
+        trial=trial.id,
+        rule=trial.proposal.rule,
+        moves=tuple(
+            Move(old.knob, old.value, new.value)
+            for old, new in zip(trial.before, question.writes, strict=True)
+        ),
+        reason=trial.proposal.reason,
+        what=what,
+        asked=Asking.AFTER_TRIAL if verdict else Asking.BEFORE_TRIAL,
+        waits_at=side(state) if verdict else Side.OLD,
+        by=verdict.by if verdict else "",
+        claim=verdict.claim if verdict else "",
+        figures={name: float(value) for name, value in found.items() if value is not None},
+        left_s=round(max(0.0, trial.deadline - state.t), 1) if pending else 0.0,
+        approve=f"sudo tuned-spec approve {trial.id}{state.where}" if pending else "",
+        reject=f"sudo tuned-spec reject {trial.id}{state.where}" if pending else "",
+    )
+
+
+def question_of(state: State, trial: Trial, question: Question) -> str:
+    """In words."""
+    if question.verdict is not None:
+        return f"may it be kept? {question.verdict.reason}"
+    if (climb := state.setup.climb(trial.proposal.rule)) is None:
+        return "may it be tried? Nothing is written before"
+    room = ", ".join(f"{span.knob} between {span.low} and {span.high}" for span in climb.spans)
+    return f"may a search move {room}? Nothing is written before"
+
+
+def pending(state: State) -> tuple[Notice, ...]:
+    """The questions that wait for a person, the one that ends first at the top."""
+    return tuple(
+        notice(state, trial, trial.question, "pending", question_of(state, trial, trial.question))
+        for trial in sorted(state.trials.values(), key=lambda trial: trial.deadline)
+        if is_pending(trial) and trial.question
+    )
+
+
+def find_pending(state: State, word: str) -> Notice | str:
+    """The question that `word` means (a trial's id, its beginning or its number), or why it means none."""
+    questions = pending(state)
+    alike = [q for q in questions if word and q.trial.startswith(word)]
+    numbered = [q for q in questions if q.trial.removeprefix(state.prefix) == word]
+    found = [q for q in questions if q.trial == word] or numbered or alike
+    if len(found) == 1:
+        return found[0]
+    if found:
+        return f"{word!a} may be {' or '.join(question.trial for question in found)}; write more of it"
+    if trial := state.trials.get(word):
+        return f"{word} is open ({trial.phase.value}), but nobody is asked about it"
+    number = word.removeprefix(state.prefix)
+    if word.startswith(state.prefix) and number.isdecimal() and 0 < int(number[:9]) <= state.started:
+        return f"{word} is over; `tuned-spec history --trial {word}` says how it ended"
+    return f"{word[:60]!a} is no question that waits for an answer"
+
+
+def rests(state: State, t: float) -> dict[str, str]:
+    """Rules that advice leaves to rest, and whose it is."""
+    return {
+        one.item.rule: f"{one.by} in {one.trial}, for {one.until - t:.0f} s more: {one.item.reason}"
+        for one in in_force(state, t)
+        if isinstance(one.item, RestRule)
+    }
 
 
 def describe(state: State, t: float) -> dict[str, object]:
     """The engine's part of `tuned-spec status`, as JSON types."""
-    hits = hit_rate(state.learned.record)
+    hits, usual = hit_rate(state.learned.record), state.learned.watched.usual
     since = state.learned.watched.since if state.learned.watched.recent else None
     return {
         "mode": state.mode.value,
         "policy": list(state.setup.policy.names),
         "paused": state.paused,
         "alpha": state.setup.policy.alpha,
+        "pending": [
+            {name: value for name, value in said.items() if name not in ("type", "event")}
+            for said in msgspec.to_builtins(pending(replace(state, t=t)))
+        ],
         "open": [
             {
                 "trial": trial.id,
@@ -315,6 +445,20 @@ def describe(state: State, t: float) -> dict[str, object]:
             "k": state.setup.policy.ahead if state.mode is Mode.LOSSLESS else 0,
             **msgspec.structs.asdict(state.probing.tally),
         },
+        "advice": [
+            {
+                "what": advice.words(one.item),
+                "reason": one.item.reason,
+                "rule": one.item.rule if isinstance(one.item, RestRule) else "",
+                "knobs": list(concerned(state, one.item)),
+                "by": one.by,
+                "trial": one.trial,
+                "left_s": round(one.until - t, 1),
+                "holds": one.holds(usual, t),
+            }
+            for one in state.advice
+            if t < one.until
+        ],
         "guesses": {"judged": hits.proposed, "confirmed": hits.confirmed},
         "workload": {"age_s": None if since is None else round(t - since, 1), "known": state.learned.tried},
         "refusals": state.refusals,

@@ -19,11 +19,13 @@ from tuned_spec.engine.events import (
     Applied,
     ApplyFailed,
     Command,
+    Decided,
     Event,
     ForeignFound,
     JournalChanged,
     Looked,
     Observed,
+    Offered,
     Pause,
     Planned,
     Probed,
@@ -31,8 +33,9 @@ from tuned_spec.engine.events import (
     Reverted,
     Stop,
     Ticked,
+    Withdrawn,
 )
-from tuned_spec.engine.guessing import Guessing
+from tuned_spec.engine.outside import Outside
 from tuned_spec.engine.probing import next_look
 from tuned_spec.engine.state import Phase, State
 from tuned_spec.speculate import rules as speculator
@@ -42,7 +45,7 @@ LEDGER_DID = (Applied, ApplyFailed, Reverted, ForeignFound)
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Guessing(state, event.t)
+    turn = Outside(state, event.t)
     if isinstance(event, LEDGER_DID):
         turn.deed()
     match event:
@@ -74,6 +77,12 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.resume(event)
         case Planned():
             turn.planned(event)
+        case Offered():
+            turn.offered(event)
+        case Withdrawn():
+            turn.withdrawn(event)
+        case Decided():
+            turn.decided(event)
         case Stop():
             turn.stop(event)
         case _:

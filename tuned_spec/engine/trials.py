@@ -10,6 +10,7 @@ from typing import assert_never
 import msgspec
 
 from tuned_spec import envelope
+from tuned_spec.engine.advised import Advised
 from tuned_spec.engine.events import (
     ActorChanged,
     Applied,
@@ -28,9 +29,9 @@ from tuned_spec.engine.events import (
     TakeUp,
     Tell,
 )
-from tuned_spec.engine.probing import Probing
 from tuned_spec.engine.state import Foreign, Held, Phase, Trial
 from tuned_spec.model import (
+    Allowed,
     Arm,
     Cancel,
     Case,
@@ -58,7 +59,7 @@ CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor s
 replace = msgspec.structs.replace
 
 
-class Trials(Probing):
+class Trials(Advised):
     def open_trial(self, guess: Proposal, live: dict[str, Value], rule: Rule) -> None:
         number = self.state.started + 1
         last = {k: v for k, v in self.state.last_refusal.items() if k != guess.rule}
@@ -87,23 +88,23 @@ class Trials(Probing):
             "source": rule.source,
             "origin": rule.origin,
         }
-        match self.state.mode:
-            case Mode.OBSERVE:
-                self.note("would", trial, **facts)
-            case Mode.LOSSY:
-                self.note("proposed", trial, **facts)
-                self.put(trial)
-                self.do(Apply(trial.id, guess.rule, guess.writes))
-            case Mode.LOSSLESS:
-                self.note("proposed", trial, **facts)
-                self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
-            case _:
-                assert_never(self.state.mode)
+        if self.state.mode is Mode.OBSERVE:
+            self.note("would", trial, **facts)
+        else:
+            self.note("proposed", trial, **facts)
+            self.begin(trial)
+
+    def begin(self, trial: Trial) -> None:
+        """Written first and judged after; or, in lossless, what the actor asks for and nothing else."""
+        if self.state.mode is Mode.LOSSLESS:
+            self.send_case(self.put(replace(trial, phase=Phase.JUDGING, arm=Arm.A)))
+        else:
+            self.put(trial)
+            self.do(Apply(trial.id, trial.proposal.rule, trial.after))
 
     def send_case(self, trial: Trial) -> None:
         setup, guess = self.state.setup, trial.proposal
         knobs = tuple(setup.catalogue[k] for k in trial.knobs)
-        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
         case = Case(
             id=trial.id,
             mode=self.state.mode,
@@ -115,7 +116,7 @@ class Trials(Probing):
             seen=guess.seen,
             expect=guess.expect,
             guard=guess.guard,
-            allowed=tuple(envelope.allowed(k, setup.limit(k.id, guess.rule), originals[k.id]) for k in knobs),
+            allowed=self.allowed(trial),
             settle_s=guess.settle_s,
             dwell_s=guess.dwell_s,
             alternable=all(k.alternable for k in knobs),
@@ -129,6 +130,15 @@ class Trials(Probing):
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
+
+    def allowed(self, trial: Trial) -> tuple[Allowed, ...]:
+        """What the actor may choose for each of its knobs."""
+        setup = self.state.setup
+        originals = {w.knob: self.state.originals.get(w.knob, w.value) for w in trial.before}
+        return tuple(
+            envelope.allowed(setup.catalogue[k], setup.limit(k, trial.proposal.rule), originals[k])
+            for k in trial.knobs
+        )
 
     def applied(self, event: Applied) -> None:
         trial = self.state.trials.get(event.trial)
@@ -158,7 +168,7 @@ class Trials(Probing):
                 self.put(replace(trial, phase=Phase.JUDGING, window=window))
             case Phase.KEEPING:
                 self.keep(trial, event.after)
-            case Phase.JUDGING | Phase.CLIMBING | Phase.REVERTING:
+            case Phase.JUDGING | Phase.CLIMBING | Phase.WAITING | Phase.REVERTING:
                 pass
             case _:
                 assert_never(trial.phase)
@@ -175,7 +185,7 @@ class Trials(Probing):
                     self.revert(trial, f"{event.knob} could not be written, nor taken back at once")
                 else:
                     self.drop(trial)
-            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING:
+            case Phase.SWITCHING | Phase.KEEPING | Phase.JUDGING | Phase.CLIMBING | Phase.WAITING:
                 self.rest(trial)
                 self.revert(trial, f"{event.knob} could not be written")
             case Phase.REVERTING:
@@ -261,6 +271,8 @@ class Trials(Probing):
             case Consulted():
                 self.consulted(trial, message)
             case Verdict():
+                if trial is not None:
+                    self.end_session(trial, with_verdict=True)
                 self.verdict(trial, message)
             case _:
                 assert_never(message)
@@ -269,7 +281,8 @@ class Trials(Probing):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            self.note("consulted", trial, **msgspec.to_builtins(said))
+            # What the model might have chosen, by our own word: who replays it must know.
+            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -286,18 +299,29 @@ class Trials(Probing):
                 self.note("ignored", trial, what=what)
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
+        self.advise(trial, verdict)
+        self.conclude(trial, verdict)
+
+    def conclude(self, trial: Trial, verdict: Verdict) -> None:
         match verdict.kind:
             case VerdictKind.REJECT:
-                self.rest(trial)
-                self.learn(trial, Fate.REJECTED, trial.after, verdict.effect)
-                self.revert(trial, f"rejected: {verdict.reason}", tell=False)
+                self.decline(trial, f"rejected: {verdict.reason}", verdict.effect, verdict.by)
             case VerdictKind.CONFIRM | VerdictKind.OVERWRITE:
-                kept = "confirmed" if verdict.kind is VerdictKind.CONFIRM else "overwritten"
-                self.learn(trial, Fate.CONFIRMED, writes, verdict.effect)
-                self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
-                self.do(Apply(trial.id, trial.proposal.rule, writes))
+                self.accept(trial, verdict)
             case _:
                 assert_never(verdict.kind)
+
+    def accept(self, trial: Trial, verdict: Verdict) -> None:
+        overwrite = verdict.kind is VerdictKind.OVERWRITE
+        kept, writes = ("overwritten", verdict.writes) if overwrite else ("confirmed", trial.after)
+        self.learn(trial, Fate.CONFIRMED, writes, verdict.effect, verdict.by)
+        self.put(replace(trial, phase=Phase.KEEPING, kept=kept, keep=writes, window=None))
+        self.do(Apply(trial.id, trial.proposal.rule, writes))
+
+    def decline(self, trial: Trial, why: str, effect: float | None, by: str = "trial") -> None:
+        self.rest(trial)
+        self.learn(trial, Fate.REJECTED, trial.after, effect, by)
+        self.revert(trial, why, tell=False)
 
     def actor_changed(self, event: ActorChanged) -> None:
         self.state = replace(self.state, actor_alive=event.alive, review_s=event.review_s)
@@ -364,7 +388,10 @@ class Trials(Probing):
 
     def resume(self, event: Resume) -> None:
         foreign = {k: v for k, v in self.state.foreign.items() if k not in event.knobs}
-        self.state = replace(self.state, paused=False if not event.knobs else self.state.paused)
+        if event.advice:
+            self.drop_advice()
+        else:
+            self.state = replace(self.state, paused=bool(event.knobs) and self.state.paused)
         if event.knobs:
             self.state = replace(self.state, foreign=foreign)
             self.do(TakeUp(event.knobs))
@@ -385,6 +412,9 @@ class Trials(Probing):
             elif self.t >= trial.deadline:
                 self.rest(trial)
                 self.learn(trial, None, (), None)
-                self.revert(trial, "lease: no verdict in time")
+                self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
+
+    def overdue(self, trial: Trial) -> str:
+        return "lease: no verdict in time"

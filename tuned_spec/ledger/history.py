@@ -41,6 +41,9 @@ CREATE INDEX about_entry ON about (entry);
 DAY_S = 86_400.0
 PRUNE_EVERY_S = 3600.0
 CHUNK = 500  # rows a transaction: a prune must not keep records waiting
+BULK = {"consulted": ("prompt", "exchange")}  # kind -> details that go before whole rows do
+BULK_SHARE = 0.25  # of keep_bytes may be these
+GROWN_SHARE = 0.125  # of keep_bytes written, and it is time to prune again
 SPARED = 1000  # the newest rows are never too old: a clock stepped to 2099 must not empty the history
 
 
@@ -89,6 +92,7 @@ class History:
         self._keep_bytes = keep_bytes
         self._wall = wall
         self._queue: queue.Queue[_Row | Callable[[], str] | None] = queue.Queue(queue_size)
+        self._grown = 0  # bytes of details written since the last prune
         self._full = 0  # counted by the caller; `dropped` is the sum, so that no counter has two writers
         self._lost = 0  # counted by the thread
         self._moved = ""
@@ -138,8 +142,9 @@ class History:
                 db = db or self._open()
                 if batch:
                     self._insert(db, batch)
-                if time.monotonic() >= prune_at and self._prune(db):
-                    prune_at = time.monotonic() + PRUNE_EVERY_S
+                due = time.monotonic() >= prune_at or self._grown >= GROWN_SHARE * self._keep_bytes
+                if due and self._prune(db):
+                    prune_at, self._grown = time.monotonic() + PRUNE_EVERY_S, 0
             except (sqlite3.Error, OSError) as error:
                 db = self._recover(db, error, batch)
             if self._stop.is_set() and self._queue.empty():
@@ -222,6 +227,7 @@ class History:
                 row = (wall, boot_id, record.t, record.kind, record.trial, record.rule)
                 # A detail that JSON cannot hold is written as its repr: an odd record beats a lost one.
                 data = msgspec.json.encode(record.data, enc_hook=repr).decode()
+                self._grown += len(data)
                 entry = db.execute(
                     "INSERT INTO entry (wall, boot_id, t, kind, trial, rule, knobs, data) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -233,8 +239,13 @@ class History:
         self._moved = ""
 
     def _prune(self, db: sqlite3.Connection) -> bool:
-        """Drop the oldest entries by age and size, a chunk a transaction; False: records came first."""
+        """Drop the oldest entries by age and size, a chunk a transaction; False: records came first.
+
+        Bulk goes first, and is never more than its share, so that it pushes out nothing that was decided.
+        """
         oldest = self._wall() - self._keep_s
+        for kind, names in BULK.items():
+            _drop_bulk(db, kind, names, BULK_SHARE * self._keep_bytes)
         while not self._stop.is_set() and self._queue.empty():
             (last,) = db.execute("SELECT ifnull(max(id), 0) FROM entry").fetchone()
             rows = db.execute("SELECT id, wall FROM entry ORDER BY id LIMIT ?", (CHUNK,)).fetchall()
@@ -252,6 +263,22 @@ class History:
             # One step a page: execute() would stop after the first.
             db.executescript("PRAGMA incremental_vacuum")
         return False
+
+
+def _drop_bulk(db: sqlite3.Connection, kind: str, names: tuple[str, ...], most: float) -> None:
+    """The oldest entries of that kind lose these details, until what is left of them is `most` bytes."""
+    places = [f"$.{name}" for name in names]
+    sizes = "id, sum(length(CAST(data AS BLOB))) OVER (ORDER BY id DESC) AS size, json_type(data, ?) AS bulk"
+    rows = f"SELECT id FROM (SELECT {sizes} FROM entry WHERE kind = ?) WHERE size > ? AND bulk NOTNULL"
+    gone = db.execute(f"{rows} ORDER BY id", (places[0], kind, most)).fetchall()
+    for at in range(0, len(gone), CHUNK):
+        with db:
+            slots = ", ".join("?" * len(places))
+            db.executemany(
+                f"UPDATE entry SET data = json_remove(data, {slots}) WHERE id = ?",
+                [(*places, id_) for (id_,) in gone[at : at + CHUNK]],
+            )
+        db.executescript("PRAGMA incremental_vacuum")
 
 
 def _open_to_write(path: Path) -> sqlite3.Connection:
@@ -351,6 +378,29 @@ def tally(state_dir: Path) -> dict[str, int]:
     """How many entries of each kind there are. Raises JournalError as `read`."""
     with _reading(state_dir) as db:
         return dict(db.execute("SELECT kind, count(*) FROM entry GROUP BY kind")) if db else {}
+
+
+class Spent(Frozen, frozen=True):
+    """What calls of models took; `cost` is in the currency of the configured prices."""
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    trials: tuple[str, ...] = ()  # that they were about
+
+
+def spent(state_dir: Path, since: float) -> Spent:
+    """By the entries "consulted" since that wall time. Raises JournalError as `read`."""
+    names = ("calls", "tokens_in", "tokens_out", "cost")
+    sums = ", ".join(f"ifnull(json_extract(data, '$.{name}'), 0)" for name in names)
+    with _reading(state_dir) as db:
+        if db is None:
+            return Spent()
+        query = f"SELECT trial, {sums} FROM entry WHERE kind = 'consulted' AND wall >= ?"
+        rows = db.execute(query, (since,)).fetchall()
+        calls, tokens_in, tokens_out, cost = (sum(row[at] for row in rows) for at in range(1, 5))
+        return Spent(calls, tokens_in, tokens_out, cost, tuple(dict.fromkeys(row[0] for row in rows)))
 
 
 @contextmanager

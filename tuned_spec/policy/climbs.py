@@ -10,13 +10,14 @@ import msgspec
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Climb, Knob, KnobType, Span
 from tuned_spec.policy import grammar, units
+from tuned_spec.policy.approval import required
 from tuned_spec.policy.document import Items, Node, Table, Text, shown
 from tuned_spec.policy.targets import NAME, WHY_REQUIRED, Targets, confidence, some_time
 from tuned_spec.policy.units import Misfit
 from tuned_spec.speculate.templates import is_glob
 
 CLIMB_REQUIRED = ("id", "reason", "source", "over", "expect")
-CLIMB_OPTIONAL = ("guard", "every", "step", "recheck", "settle", "dwell", "confidence")
+CLIMB_OPTIONAL = ("guard", "every", "step", "recheck", "settle", "dwell", "confidence", "approval")
 MOST_SPANS = 4  # numbers that one search moves: more are not found under noise
 
 
@@ -58,6 +59,7 @@ class Climbs(Targets):
             "dwell_s": self.one(parts, key, "dwell", some_time),
             "confidence": self.one(parts, key, "confidence", confidence),
         }
+        self.one(parts, key, "approval", required)
         if self.said[self.file] != before or expect is None:
             return None
         metrics = [("expect", expect.metric), *((label, guard.metric) for label, guard in guards.items())]

@@ -18,7 +18,7 @@ import msgspec
 from tuned_spec.errors import PolicyError, Problem
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Knob, Policy
-from tuned_spec.policy import units
+from tuned_spec.policy import approval, units
 from tuned_spec.policy.document import shown
 from tuned_spec.policy.merge import SETTINGS, TOP, Merge
 from tuned_spec.policy.reader import near
@@ -80,7 +80,7 @@ def _built_in() -> dict[str, tuple[str, str]]:
         else:
             text = f"{value:g}s" if read is units.seconds else str(value)
         found[f"settings.{name}"] = (text, BUILT_IN)
-    return found
+    return found | {f"approval.{name}": (text, BUILT_IN) for name, text in approval.built_in().items()}
 
 
 def _files(

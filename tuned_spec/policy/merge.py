@@ -16,6 +16,7 @@ import msgspec
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import CouplingKind, Knob, MetricOwner, Mode, Policy
 from tuned_spec.policy import document, units
+from tuned_spec.policy.approval import Approvals
 from tuned_spec.policy.climbs import Climbs
 from tuned_spec.policy.document import Node, shown
 from tuned_spec.policy.limits import Limits
@@ -25,7 +26,18 @@ from tuned_spec.speculate.templates import is_glob
 
 APP_METRIC = r"app\.[A-Za-z_][A-Za-z0-9_.-]{0,63}"
 
-TOP = ("version", "mode", "settings", "cgroups", "metrics", "limits", "disable", "rules", "climbs")
+TOP = (
+    "version",
+    "mode",
+    "settings",
+    "cgroups",
+    "metrics",
+    "limits",
+    "approval",
+    "disable",
+    "rules",
+    "climbs",
+)
 METRIC = ("owner", "stale")
 
 # key in the file -> (field of Policy, how to read it, lowest, highest)
@@ -40,7 +52,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
 }
 
 
-class Merge(Limits, Rules, Climbs):
+class Merge(Limits, Approvals, Rules, Climbs):
     """What the files read so far come to, and what was wrong with them."""
 
     def __init__(
@@ -85,6 +97,7 @@ class Merge(Limits, Rules, Climbs):
             "cgroups": self.read_cgroups,
             "metrics": self.read_metrics,
             "limits": self.read_limits,
+            "approval": self.read_approval,
             "disable": self.read_disable,
             "rules": self.read_rules,
             "climbs": self.read_climbs,
@@ -217,6 +230,7 @@ class Merge(Limits, Rules, Climbs):
             limits=tuple(self.limits.values()),
             metrics=tuple(self.owners.values()),
             cgroups=tuple(self.cgroups),
+            approval=msgspec.structs.replace(self.approval, rules=self.asking_rules()),
         )
         return msgspec.structs.replace(policy, **self.settings)
 

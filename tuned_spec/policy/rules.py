@@ -13,11 +13,12 @@ from tuned_spec import windows
 from tuned_spec.knobs.caps import Facts
 from tuned_spec.model import Action, Condition, CouplingKind, Knob, Rule
 from tuned_spec.policy import grammar, units
+from tuned_spec.policy.approval import required
 from tuned_spec.policy.document import Node, Table, Text, shown
 from tuned_spec.policy.targets import NAME, WHY_REQUIRED, Targets, confidence, some_time
 
 RULE_REQUIRED = ("id", "reason", "source", "when", "do", "expect")
-RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence")
+RULE_OPTIONAL = ("guard", "cooldown", "settle", "dwell", "lease", "confidence", "approval")
 
 
 class Draft(msgspec.Struct):
@@ -76,6 +77,7 @@ class Rules(Targets):
             "lease_s": self.one(parts, key, "lease", some_time),
             "confidence": self.one(parts, key, "confidence", confidence),
         }
+        self.one(parts, key, "approval", required)
         used = [(label, metric) for label, condition in when.items() for metric in _names(condition)]
         used += [("expect", expect.metric)] if expect else []
         used += [(label, guard.metric) for label, guard in guards.items()]

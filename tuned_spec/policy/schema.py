@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuned_spec.model import Mode
-from tuned_spec.policy import climbs, grammar, limits, merge, rules, targets, units
+from tuned_spec.model import Asking, Mode, Side
+from tuned_spec.policy import approval, climbs, grammar, limits, merge, rules, targets, units
 
 Schema = dict[str, Any]
 
@@ -80,6 +80,7 @@ _RULE = {
     "dwell": _said(_AMOUNT, "Measured after that, each time (what the knobs and metrics need)."),
     "lease": _said(_AMOUNT, "Without a verdict by then the change is taken back (what a trial takes)."),
     "confidence": _said(_AMOUNT, "How sure the author is (50%)."),
+    "approval": _said({"const": approval.REQUIRED}, "A person must say yes to it."),
 }
 _CLIMB = {
     **{key: _RULE[key] for key in ("id", "reason", "source", "guard", "settle", "dwell", "confidence")},
@@ -94,6 +95,7 @@ _CLIMB = {
     "every": _said(_AMOUNT, "One move a window of this length (1s)."),
     "step": _said(_AMOUNT, "One move changes a number by at most this factor (4x)."),
     "recheck": _said(_AMOUNT, "At rest: how often it asks itself whether what it knows is too old (60s)."),
+    "approval": _said({"const": approval.REQUIRED}, "A person must say yes to it."),
 }
 _LIMIT = {
     "range": _said(
@@ -106,6 +108,16 @@ _LIMIT = {
     ),
     "bound": _said(_AMOUNT, "Never further than this factor from the original value."),
     "cooldown": _said(_AMOUNT, "Least time between two changes of this knob."),
+}
+_REQUIRED: Schema = {"const": approval.REQUIRED}
+_APPROVAL = {
+    "risk": _said({"enum": list(approval.RISKS)}, "Knobs of this class and above; low: every knob (none)."),
+    "knobs": _said(_several(_WORDS), "And these: knobs, entries, or globs over them."),
+    "ask": _said(
+        {"enum": list(Asking)}, "With a trial's evidence, or before anything is written (after_trial)."
+    ),
+    "wait_at": _said({"enum": list(Side)}, "What the host has while a person is asked (old)."),
+    "for": _said(_AMOUNT, "No answer by then is a no: 10s to 168h (4h)."),
 }
 _METRIC = {
     "owner": _said({"type": ["string", "integer"]}, "The one user (or uid) whose samples count."),
@@ -133,6 +145,10 @@ _TOP = {
         "What programs report, and who may.",
     ),
     "limits": _said(_named(_KNOB, _keyed(limits.LIMIT, _LIMIT)), "Narrows what may be written to a knob."),
+    "approval": _said(
+        {"anyOf": [_REQUIRED, _keyed(approval.APPROVAL, _APPROVAL)]},
+        "Which changes a person must say yes to; `required`: all.",
+    ),
     "disable": _said(_several(_WORDS), "Rules of other files that are taken away."),
     "rules": _said(
         {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from ..model import CouplingKind, Effect, Knob, KnobType
+from tuned_spec.model import UNLIMITED, CouplingKind, Effect, Knob, KnobType
 
 HEAD = """\
 # Knobs
@@ -113,10 +113,14 @@ def _range(knob: Knob) -> str:
         case KnobType.BOOL:
             return "0 or 1"
         case KnobType.INT:
-            return f"{knob.low} .. {knob.high}"
+            return _span(knob)
         case KnobType.INTS:
-            return f"{' '.join(knob.fields)}, each {knob.low} .. {knob.high}"
+            return f"{' '.join(knob.fields)}, each {_span(knob)}"
     return "any"
+
+
+def _span(knob: Knob) -> str:
+    return f"{knob.low} .. {'no limit' if knob.high == UNLIMITED else knob.high}"
 
 
 def _form(knob: Knob) -> str:

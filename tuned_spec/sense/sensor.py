@@ -48,16 +48,38 @@ class Sense:
         if wanted is None:
             wanted = frozenset(name for name, metric in METRICS.items() if metric.alone)
         own = (metrics.of_cgroup(path) for path in filter(None, map(metrics.cgroup_path, cgroups)))
-        self._wanted = wanted.union(*own)
-        names = sorted(self._wanted | ALWAYS)
-        found = {name: metric for name in names if (metric := metrics.find(name))}
-        self._table = {name: metric for name, metric in found.items() if metric.kind is not Kind.REPORTED}
-        self._sources = _open(_wants(self._table, root))
-        self._stat = next(source for source in self._sources if source.name == metrics.STAT)
+        self._root, self._own = root, frozenset[str]().union(*own)
         self._glanced: Reading | None = None  # /proc/stat alone, at the last look of either kind
         self._calm_per_s = 0.0  # context switches at the last full look
         self._old: Reading | None = None
         self._older: Reading | None = None
+        self._wants: dict[str, Want] = {}
+        self._sources: list[Source] = []
+        self.want(wanted)
+
+    def want(self, wanted: frozenset[str]) -> None:
+        """These from now on. A source that has to be read otherwise than before begins anew: rates of its
+        figures are unknown for one look."""
+        self._wanted = wanted | self._own
+        names = sorted(self._wanted | ALWAYS)
+        found = {name: metric for name in names if (metric := metrics.find(name))}
+        self._table = {name: metric for name, metric in found.items() if metric.kind is not Kind.REPORTED}
+        before, self._wants = self._wants, _wants(self._table, self._root)
+        groups = {name for name in before.keys() | self._wants.keys() if name.startswith(metrics.CGROUP2)}
+        anew = {
+            name for name in before.keys() | self._wants.keys() if before.get(name) != self._wants.get(name)
+        }
+        anew |= groups if groups & anew else set()  # those are read by one walk
+        for source in self._sources:
+            if source.name in anew:
+                source.close()
+        kept = [source for source in self._sources if source.name not in anew]
+        self._sources = kept + _open({name: want for name, want in self._wants.items() if name in anew})
+        self._stat = next(source for source in self._sources if source.name == metrics.STAT)
+        self._old, self._older, self._glanced = (
+            Reading(r.t, {name: rows for name, rows in r.sources.items() if name not in anew}) if r else None
+            for r in (self._old, self._older, self._glanced)
+        )
 
     def observe(self, t: float) -> Observation:
         """The metrics at `t` (seconds, CLOCK_BOOTTIME). The first call gives levels only.

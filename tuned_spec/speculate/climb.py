@@ -59,11 +59,11 @@ class Reading(Frozen, frozen=True):
 class ClimbMemory(Frozen, frozen=True):
     """Everything a search remembers. `at` and `best` are one number a span."""
 
-    spans: tuple[Span, ...]  # the climb's, or as the actor narrowed them
+    spans: tuple[Span, ...]  # the climb's, or as advice narrowed them
     values: Writes  # the knobs' whole values, at `at`
     at: Point
     best: Point
-    origin: Point  # where it began, or was put by reset or restart: the guards are held against it
+    origin: Point  # where it began, or was restarted: the guards are held against it
     seed: int
     readings: tuple[Reading, ...] = ()
     pulse: tuple[Reading, ...] = ()  # the newest windows at rest
@@ -138,16 +138,6 @@ def restarted(climb: Climb, memory: ClimbMemory, t: float) -> ClimbMemory:
     live = {write.knob: write.value for write in memory.values}
     fresh = begin(climb, live, t, memory.seed + 1)
     return msgspec.structs.replace(fresh, spans=memory.spans, noise=memory.noise)
-
-
-def reset(
-    climb: Climb, memory: ClimbMemory, values: Mapping[str, Value], spans: Sequence[Span], t: float
-) -> ClimbMemory:
-    """The actor's word: these `values` are set now, and from now on the room is `spans`; what was measured is
-    forgotten, or the search would only climb back to where it was. `spans` may be the old ones."""
-    live = {write.knob: write.value for write in memory.values} | dict(values)
-    fresh = begin(msgspec.structs.replace(climb, spans=tuple(spans)), live, t, memory.seed + 1)
-    return msgspec.structs.replace(fresh, noise=memory.noise)
 
 
 def advance(

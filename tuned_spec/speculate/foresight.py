@@ -56,7 +56,7 @@ class Foresight(Frozen, frozen=True):
     again: float = 0.0
 
 
-class Question(Frozen, frozen=True):
+class Query(Frozen, frozen=True):
     name: str
     args: tuple[tuple[str, str], ...] = ()
 
@@ -71,7 +71,7 @@ class Setting(Frozen, frozen=True):
 class Branch(Frozen, frozen=True):
     """`p`: how likely it is asked next, once its parent has been; `then`: what may follow it."""
 
-    question: Question
+    query: Query
     p: float
     then: tuple[Branch, ...] = ()
 
@@ -90,13 +90,13 @@ def setting(guess: Proposal) -> Setting:
     return Setting(("", f"{entries} {entry_of(guess.expect.metric)}", f"rule {guess.rule}"), slots)
 
 
-def symbol(place: Setting, question: Question) -> str:
+def symbol(place: Setting, query: Query) -> str:
     """The question with the case's own words replaced by slots."""
     words = {value: slot for slot, value in reversed(place.slots.items())}
-    return " ".join([question.name, *(f"{arg}={words.get(value, value)}" for arg, value in question.args)])
+    return " ".join([query.name, *(f"{arg}={words.get(value, value)}" for arg, value in query.args)])
 
 
-def question(place: Setting, symbol: str) -> Question | None:
+def query(place: Setting, symbol: str) -> Query | None:
     """What the symbol means in this case; None: the case has no such slot, or it is no question."""
     name, *pairs = symbol.split(" ")
     if name not in PROBES:
@@ -107,7 +107,7 @@ def question(place: Setting, symbol: str) -> Question | None:
         if (word := place.slots.get(value, "") if value.startswith("$") else value) == "":
             return None
         args.append((arg, word))
-    return None if wrong_with(name, dict(args)) else Question(name, tuple(args))
+    return None if wrong_with(name, dict(args)) else Query(name, tuple(args))
 
 
 # ----------------------------------------------------------------------------------- learning
@@ -202,20 +202,20 @@ def ahead(
     excluded = sum(p for s, p in found.items() if s in without)
     branches: list[Branch] = []
     for s in sorted(found, key=lambda s: (-found[s], s)):
-        if s in without or (what := question(place, s)) is None or len(branches) == k:
+        if s in without or (what := query(place, s)) is None or len(branches) == k:
             continue
         p = found[s] / max(1.0 - excluded, found[s])
         branches.append(Branch(what, p, ahead(memory, place, (*asked, s), k, depth - 1)))
     return tuple(branches)
 
 
-def worth(memory: Foresight, branches: Sequence[Branch], price: float) -> tuple[Question, ...]:
+def worth(memory: Foresight, branches: Sequence[Branch], price: float) -> tuple[Query, ...]:
     """What to run ahead, surest first: while `gain * added probability >= cost`, in seconds of waiting.
 
     A probe that is asked for n thoughts from now saves what it takes, but no more than these thoughts last.
     `price`: what a second of probing is worth, in seconds of waiting.
     """
-    chances: dict[Question, dict[int, float]] = {}
+    chances: dict[Query, dict[int, float]] = {}
     _collect(branches, 1.0, 1, chances)
     chosen = []
     for asked, steps in chances.items():
@@ -226,8 +226,8 @@ def worth(memory: Foresight, branches: Sequence[Branch], price: float) -> tuple[
     return tuple(asked for _, asked in sorted(chosen, key=lambda pair: -pair[0]))
 
 
-def _collect(branches: Sequence[Branch], p: float, step: int, into: dict[Question, dict[int, float]]) -> None:
+def _collect(branches: Sequence[Branch], p: float, step: int, into: dict[Query, dict[int, float]]) -> None:
     for branch in branches:
-        steps = into.setdefault(branch.question, {})
+        steps = into.setdefault(branch.query, {})
         steps[step] = steps.get(step, 0.0) + p * branch.p
         _collect(branch.then, p * branch.p, step + 1, into)

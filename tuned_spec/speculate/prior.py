@@ -71,6 +71,7 @@ class Setting(Frozen, frozen=True):
     rejected: float = 0.0
     wall: float = 0.0  # seconds since the epoch: when it was last judged
     trial: str = ""  # which trial that was, so that one verdict counts once
+    by: str = ""  # who judged it then: "trial", "model", "person"
 
     def trust(self, wall: float) -> float:
         """How likely it is to be confirmed again (a uniform prior, evidence that fades)."""
@@ -107,6 +108,7 @@ class Lesson(Frozen, frozen=True):
     expect: Expect
     guard: tuple[Guard, ...] = ()
     gain: float = 0.0
+    by: str = ""
 
 
 class Recall(Frozen, frozen=True):
@@ -179,11 +181,13 @@ def _judged(before: Setting | None, write: Write, lesson: Lesson, wall: float) -
         # A jump of several knobs shows one gain for all of them: it says nothing new of each.
         jump = lesson.rule.startswith(RULE) and same
         gain = setting.gain if jump else (setting.gain * times + lesson.gain) / (times + 1)
-        return msgspec.structs.replace(setting, gain=gain, confirmed=times + 1, wall=wall, trial=lesson.trial)
+        return msgspec.structs.replace(
+            setting, gain=gain, confirmed=times + 1, wall=wall, trial=lesson.trial, by=lesson.by
+        )
     if before is None or not same:
         return before
     now = _faded(before, wall)
-    now = msgspec.structs.replace(now, rejected=now.rejected + 1, trial=lesson.trial)
+    now = msgspec.structs.replace(now, rejected=now.rejected + 1, trial=lesson.trial, by=lesson.by)
     return now if now.trust(wall) >= DROPPED else None
 
 

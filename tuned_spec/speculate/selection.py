@@ -35,6 +35,7 @@ RULES = 128
 HALF_LIFE_S = 7 * 86_400.0
 JUDGE_S = 5.0  # what asking the actor costs, whatever it says
 TOGGLE_S = 0.05  # work lost by one switch between arms
+PREFERRED = 2.0  # what a guess that advice prefers gives counts so much
 HORIZON_S = 3600.0  # how long a workload goes on, where nobody knows better
 # Share of the work lost while a wrong value of this risk is in place.
 HARM = {Risk.LOW: 0.1, Risk.MEDIUM: 0.5, Risk.HIGH: 1.0}
@@ -83,6 +84,7 @@ class Candidate(Frozen, frozen=True):
     risk: Risk
     trial_s: float
     toggles: int
+    asked: bool = False  # a person says yes before it begins
 
 
 class Choice(Frozen, frozen=True):
@@ -211,16 +213,21 @@ def choose(
     room: int,
     horizon_s: float = HORIZON_S,
     busy: frozenset[str] = frozenset(),
+    preferred: frozenset[str] = frozenset(),
 ) -> Choice:
     """Which to launch now: at most `room`, none that touches `busy` knobs or those of another launched one.
 
     Several that would better the same metric are alternatives: the next one adds only what the ones before it
-    leave (1-p1)(1-p2)...
+    leave (1-p1)(1-p2)... `preferred`: rules that somebody advised.
     """
     chances = {guess.rule: odds(guess, record, signature, wall) for guess in candidates}
 
+    def weighed(guess: Candidate, left: float) -> tuple[float, float]:
+        gives, takes = weigh(guess, chances[guess.rule], left, horizon_s)
+        return gives * (PREFERRED if guess.rule in preferred else 1.0), takes
+
     def alone(guess: Candidate) -> float:
-        gives, takes = weigh(guess, chances[guess.rule], 1.0, horizon_s)
+        gives, takes = weighed(guess, 1.0)
         return gives - takes
 
     launch: list[str] = []
@@ -231,9 +238,9 @@ def choose(
     for guess in sorted(candidates, key=lambda guess: (-alone(guess), guess.rule)):
         chance = chances[guess.rule]
         left = missed.get(guess.metric, 1.0)
-        gives, takes = weigh(guess, chance, left, horizon_s)
+        gives, takes = weighed(guess, left)
         worth[guess.rule] = gives - takes
-        if guess.risk is Risk.HIGH:
+        if guess.risk is Risk.HIGH and not guess.asked:
             skip[guess.rule] = envelope.CODES["risk"]
         elif gives < takes:
             skip[guess.rule] = (
