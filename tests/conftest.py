@@ -10,7 +10,7 @@ import pytest
 from workloads.trouble import alone
 
 # Their tests write no knob of the host.
-ELSEWHERE = ("tests", "actor", "engine", "policy", "report", "sense", "speculate", "tasks")
+ELSEWHERE = ("tests", "actor", "engine", "policy", "probes", "report", "sense", "speculate", "tasks")
 
 
 @pytest.fixture(scope="module", autouse=True)

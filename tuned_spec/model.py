@@ -332,6 +332,7 @@ class Policy(Frozen, frozen=True):
     alpha: float = 0.05  # the most a change without effect may be confirmed
     max_pairs: int = 24  # a trial that has not decided by then rejects
     ahead: int = 2  # lossless: of the actor's next probes so many are run ahead; 0: none
+    ahead_depth: int = 2  # and of what may follow those, so many deep
     ahead_price: float = 0.2  # seconds of waiting that a second of probing may cost
     approval: Approval = Approval()
 
@@ -726,6 +727,7 @@ RECORD_KINDS = {
     "decided": "approve, uid, name, remark: a person's answer",
     "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
     "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
+    "probed": "name, args, seconds, error, bytes (of the answer), ahead (run before it was asked): a probe",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

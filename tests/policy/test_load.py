@@ -152,6 +152,7 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
         "settings.rest": "600s",
         "settings.alpha": "5%",
         "settings.ahead": "2",
+        "settings.ahead_depth": "2",
         "settings.ahead_price": "20%",
         "settings.max_pairs": "24",
         "approval.risk": "none",

@@ -169,6 +169,13 @@ def _list(data: Data, name: str) -> list[object]:
     return found if isinstance(found, list) else []
 
 
+def _probed(data: Data) -> str:
+    args = data.get("args")
+    asked = ", ".join(map(str, args.values())) if isinstance(args, Mapping) else ""
+    what = data.get("error") or f"{data.get('bytes')} bytes in {show.number(data.get('seconds'))} s"
+    return f"asked for {data.get('name')}{f' ({asked})' if asked else ''}: {what}"
+
+
 # kind (a key of model.RECORD_KINDS) -> its data in words
 SENTENCES: dict[str, Callable[[Data], str]] = {
     "start": _start,
@@ -183,6 +190,7 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "decided": decided,
     "consulted": consulted,
     "advised": _advised,
+    "probed": _probed,
     "ignored": lambda data: str(data.get("what", "")),
     "confirmed": lambda data: show.writes(data.get("writes")),
     "overwritten": lambda data: show.writes(data.get("writes")),

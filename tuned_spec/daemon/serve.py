@@ -26,11 +26,13 @@ from tuned_spec import __version__, engine, paths
 from tuned_spec.daemon.actor_link import ActorLink
 from tuned_spec.daemon.control import Client, ControlSocket, Request
 from tuned_spec.daemon.hands import Hands
+from tuned_spec.daemon.known import KNOWN
 from tuned_spec.daemon.log import Log
 from tuned_spec.daemon.lookout_link import LookoutLink
 from tuned_spec.daemon.needs import ears, pressure_levels, wanted_metrics
 from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
+from tuned_spec.daemon.probes_link import ProbesLink
 from tuned_spec.daemon.proposals import metrics_of, plain, unsensed
 from tuned_spec.engine.events import (
     ActorChanged,
@@ -85,6 +87,8 @@ from tuned_spec.model import (
     entry_of,
 )
 from tuned_spec.policy.load import load as load_policy
+from tuned_spec.probes.answer import Unanswered
+from tuned_spec.probes.messages import Answered, Question
 from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
@@ -189,6 +193,7 @@ class Daemon:
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.lookout = LookoutLink(ears(policy, hands.catalogue))
+        self.probes = ProbesLink()
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
@@ -251,6 +256,7 @@ class Daemon:
             t = clock()
             self.keep_actor(t)
             self.keep_lookout(t)
+            self.keep_probes(t)
             if t >= self.next_tick:
                 self.tick(t)
             elif t >= self.next_glance:
@@ -277,6 +283,7 @@ class Daemon:
 
     def poll(self, t: float) -> None:
         due = [self.next_tick, self.next_glance, engine.next_wake(self.state), t + LONGEST_WAIT_S]
+        due.append(self.probes.due)
         if self.needs_actor:
             due.append(self.actor.start_at)
         if self.needs_lookout:
@@ -359,7 +366,28 @@ class Daemon:
             if self.lookout.sock is not None:
                 self.on(self.lookout.sock.fileno(), select.EPOLLIN, self.hear_lookout)
 
+    def keep_probes(self, t: float) -> None:
+        if (trouble := self.probes.overdue(t)) or self.probes.idle(t):
+            self.end_probes(trouble)
+
+    def end_probes(self, trouble: str) -> None:
+        """Because of trouble, which is said to those who wait, or because nobody asks."""
+        if self.probes.sock is not None:
+            self.off(self.probes.sock.fileno())
+        self.probes.give_up(clock())
+        if trouble:
+            self.log.say("the process that answers probes is given up", reason=trouble)
+        for said in self.probes.lost(trouble):
+            self.probed(said)
+
     # --------------------------------------------------------------------- what comes in
+
+    def hear_probes(self, _mask: int) -> None:
+        told, trouble = self.probes.receive()
+        for said in told:
+            self.probed(said)
+        if trouble:
+            self.end_probes(trouble)
 
     def hear_lookout(self, _mask: int) -> None:
         fd = self.lookout.sock.fileno() if self.lookout.sock else -1
@@ -582,6 +610,7 @@ class Daemon:
             "writer_watch": self.hands.watch.why or "fanotify",
             "task_watch": (self.lookout.why or "netlink") if self.needs_lookout else "not needed",
             "journal_ok": self.state.journal_ok,
+            "probes": {"pid": self.probes.pid, "asked": self.probes.asked, "failed": self.probes.failed},
             "tick_s": self.tick_s,
         }
 
@@ -617,7 +646,7 @@ class Daemon:
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
             case RunProbe():
-                return (Probed(clock(), command.token, "", f"{command.name}: no such probe"),)
+                return self.run_probe(command)
             case Tell():
                 self.tell(command.message)
             case Answer():
@@ -627,6 +656,23 @@ class Daemon:
             case _:
                 assert_never(command)
         return ()
+
+    def run_probe(self, command: RunProbe) -> tuple[Event, ...]:
+        """What only the daemon knows is answered at once; the helper's answer comes to `hear_probes`."""
+        t, token = clock(), command.token
+        if known := KNOWN.get(command.name):
+            try:
+                answer, error = known(command.args, self.state, self.hands.ledger), ""
+            except Unanswered as why:
+                answer, error = "", str(why)
+            return (Probed(clock(), token, answer, error, round(clock() - t, 4)),)
+        trouble = self.probes.ask(Question(token, command.name, command.args), t)
+        if self.probes.sock is not None and self.probes.sock.fileno() not in self.handlers:
+            self.on(self.probes.sock.fileno(), select.EPOLLIN, self.hear_probes)
+        return (Probed(clock(), token, "", trouble),) if trouble else ()
+
+    def probed(self, said: Answered) -> None:
+        self.dispatch(Probed(clock(), said.token, said.answer, said.error, said.seconds))
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)
@@ -673,7 +719,7 @@ class Daemon:
 
     def close(self) -> None:
         signal.set_wakeup_fd(-1)
-        for child in (self.actor, self.lookout):
+        for child in (self.actor, self.lookout, self.probes):
             if child.sock is not None:
                 child.give_up(clock())
         self.control.close()

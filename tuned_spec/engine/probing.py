@@ -28,13 +28,13 @@ from tuned_spec.speculate import foresight
 from tuned_spec.speculate.foresight import MEASURE, Query
 from tuned_spec.speculate.prior import Fate
 
-DEPTH = 2  # questions that are looked ahead
 UNDER_WAY = 4  # runs ahead at once
 WASTED_A_MINUTE = 30  # runs ahead that nobody asked for, after which no more are started
 THINKING_S = 0.25  # a trial asks for its next window at once: who is silent so long thinks
 RENEW_S = 0.001  # after an answer has grown stale
 LOOKS = 12  # at what comes next, while one thought lasts; stale answers are renewed that often
-ASKED_A_CASE = 64  # questions of one case that are answered
+A_CASE = 32  # probes of one case that are answered
+AT_ONCE = 4  # of them under way
 
 replace = msgspec.structs.replace
 
@@ -45,24 +45,32 @@ class Probing(Measuring):
     def probe(self, trial: Trial | None, ask: Probe) -> None:
         """Serve it from ahead, wait with it for a run under way, or start one."""
         session = self.state.probing.sessions.get(ask.case)
-        if wrong := wrong_with(ask.name, ask.args):
-            return self.do(Tell(ProbeAnswer(ask.case, ask.seq, "", wrong)))
+        runs = self.state.probing.runs.values()
+        waiting = sum(one.case == ask.case for run in runs for one in run.waiting)
         if trial is None or session is None:
-            return self.do(Tell(ProbeAnswer(ask.case, ask.seq, "", "no such open case")))
-        if session.probes >= ASKED_A_CASE:
-            what = f"{ASKED_A_CASE} questions are as many as one case may ask"
-            return self.do(Tell(ProbeAnswer(ask.case, ask.seq, "", what)))
+            return self.refuse_probe(ask, "this case is not open")
+        if session.probes >= A_CASE:
+            return self.refuse_probe(ask, f"{A_CASE} probes a case, and no more")
+        if waiting >= AT_ONCE:
+            return self.refuse_probe(ask, f"{AT_ONCE} probes at once, and no more: wait for an answer")
+        if wrong := wrong_with(ask.name, ask.args):
+            self.put_session(ask.case, replace(session, probes=session.probes + 1))
+            shown = replace(ask, name=ascii(ask.name[:40]), args={})  # fit for a terminal
+            return self.reply(shown, Answered("", 0.0, wrong))
         asked = Query(ask.name, tuple(sorted(ask.args.items())))
         self.heard(ask.case, foresight.symbol(foresight.setting(trial.proposal), asked))
         self.count(asked=1)
-        run = next((r for r in self.state.probing.runs.values() if r.asked == asked and r.ahead), None)
-        if run is None or not self.holds(run):
+        found = next((run for run in runs if run.asked == asked and run.ahead), None)
+        if found is None or not self.holds(found):
             return self.run(asked, ask)
-        if run.answer is None:
-            return self.put_run(replace(run, waiting=(*run.waiting, ask), joined=run.joined or self.t))
-        self.drop_run(run)
-        self.count(hits=1, saved_s=run.answer.seconds)
-        return self.reply(ask, run.answer)
+        if found.answer is None:
+            return self.put_run(replace(found, waiting=(*found.waiting, ask), joined=found.joined or self.t))
+        self.drop_run(found)
+        self.count(hits=1, saved_s=found.answer.seconds)
+        return self.reply(ask, found.answer, ahead=True)
+
+    def refuse_probe(self, ask: Probe, why: str) -> None:
+        self.do(Tell(ProbeAnswer(ask.case, ask.seq, "", why)))
 
     def run(self, asked: Query, ask: Probe | None, ahead: str = "") -> None:
         token = self.state.probing.tokens + 1
@@ -103,10 +111,15 @@ class Probing(Measuring):
         else:
             self.put_run(replace(run, answer=Answered(event.answer, event.seconds)))
         for ask in run.waiting:
-            self.reply(ask, Answered(event.answer, event.seconds, event.error))
+            self.reply(ask, Answered(event.answer, event.seconds, event.error), ahead=bool(run.ahead))
 
-    def reply(self, ask: Probe, answer: Answered) -> None:
-        self.do(Tell(ProbeAnswer(ask.case, ask.seq, answer.text, answer.error)))
+    def reply(self, ask: Probe, answer: Answered, ahead: bool = False) -> None:
+        """The answer goes on record, without its text, and to the actor; none of a case that is over."""
+        if trial := self.state.trials.get(ask.case):
+            size, seconds = len(answer.text.encode()), answer.seconds
+            facts = {"name": ask.name, "args": ask.args, "seconds": seconds, "error": answer.error}
+            self.note("probed", trial, **facts, bytes=size, ahead=ahead)
+            self.do(Tell(ProbeAnswer(ask.case, ask.seq, answer.text, answer.error)))
 
     def holds(self, run: Run) -> bool:
         """Whether the run, had it been started now, would be answered the same."""
@@ -200,7 +213,7 @@ class Probing(Measuring):
         silent_s = self.t - (self.t if session.since is None else session.since)
         without = frozenset({MEASURE}) if silent_s >= THINKING_S else frozenset[str]()
         place = foresight.setting(trial.proposal)
-        tree = foresight.ahead(memory, place, session.asked, policy.ahead, DEPTH, without)
+        tree = foresight.ahead(memory, place, session.asked, policy.ahead, policy.ahead_depth, without)
         for asked in foresight.worth(memory, tree, policy.ahead_price):
             self.start_ahead(trial, asked)
         looks = session.looks + 1

@@ -88,9 +88,9 @@ class Sockets:
         """The next portion of the dump, to its end at most: MAX_SOCKETS or a little more."""
         count = 0
         if self._socket is None:
-            self._socket = _begin()
+            self._socket = begin()
         while self._socket and count < MAX_SOCKETS:
-            for kind, message in _split(self._socket.recv(_BUFFER)):
+            for kind, message in split(self._socket.recv(_BUFFER)):
                 if kind == _ERROR:
                     code = -struct.unpack_from("=i", message)[0]
                     raise OSError(code, os.strerror(code))
@@ -102,11 +102,12 @@ class Sockets:
                 yield message
 
 
-def _begin() -> socket.socket:
-    """A dump of the established connections, with their tcp_info."""
+def begin(states: int = 1 << _ESTABLISHED, extensions: int = 1 << (_INFO - 1)) -> socket.socket:
+    """A dump of the sockets in these states, a bit each: as asked by default, the established connections
+    with their tcp_info. OSError where the kernel has no such thing."""
     dump = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, _SOCK_DIAG)
     dump.settimeout(1.0)  # the kernel answers at once; never hang on one that does not
-    body = _REQUEST.pack(1 << (_INFO - 1), 1 << _ESTABLISHED)
+    body = _REQUEST.pack(extensions, states)
     try:
         dump.send(_HEADER.pack(_HEADER.size + len(body), _GET_TCP, _DUMP, 1, 0) + body)
     except OSError:
@@ -115,7 +116,7 @@ def _begin() -> socket.socket:
     return dump
 
 
-def _split(data: bytes) -> Iterator[tuple[int, bytes]]:
+def split(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The messages of one datagram: type, body."""
     at = 0
     while at + _HEADER.size <= len(data):

@@ -126,8 +126,8 @@ def learn(memory: Foresight, place: Setting, session: Sequence[str], ended: bool
                 fresh.add(key)
             contexts[key] = _largest({**counts, next_: counts.get(next_, 0.0) + 1.0}, SYMBOLS)
     if len(contexts) > CONTEXTS:
-        kept = sorted(contexts, key=lambda key: -sum(contexts[key].values()))[: CONTEXTS * 3 // 4]
-        contexts = {key: contexts[key] for key in contexts if key in set(kept)}
+        most = sorted(contexts, key=lambda key: -sum(contexts[key].values()))
+        contexts = {key: contexts[key] for key in most[: CONTEXTS * 3 // 4]}
     asked = [s for s in symbols if not s.startswith("!")]
     return replace(
         memory,

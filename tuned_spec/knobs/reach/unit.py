@@ -347,7 +347,7 @@ def _state(bus: Bus, unit: str, name: str, disk: str) -> tuple[list[Part], list[
     kind = unit.rpartition(".")[2].capitalize()
     asked = [(SYSTEMD + "Unit", "LoadState"), (SYSTEMD + "Unit", "DropInPaths")]
     asked += [(SYSTEMD + kind, property.name) for property in properties]
-    load, dropins, *raw = bus.get(f"{MANAGER}/unit/{_label(unit)}", asked)
+    load, dropins, *raw = bus.get(f"{MANAGER}/unit/{label(unit)}", asked)
     if load != "loaded":
         raise FileNotFoundError(errno.ENOENT, f"{unit} is {load}")
     if any(x.startswith(TRANSIENT) for x in dropins) and not os.path.exists(os.path.join(TRANSIENT, unit)):
@@ -528,7 +528,7 @@ def _refusal(name: str, what: str) -> OSError:
     return OSError(_ERRORS.get(name.rpartition(".")[2], errno.EIO), f"systemd: {what or name}")
 
 
-def _label(unit: str) -> str:
+def label(unit: str) -> str:
     """A unit's name as the last part of its object path."""
     safe = [chr(c) if c < 128 and chr(c).isalnum() else f"_{c:02x}" for c in unit.encode()]
     if safe[:1] and safe[0].isdigit():
