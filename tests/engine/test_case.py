@@ -8,16 +8,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.actor.reviews import examined
 from tests.engine.test_learning import CPU, DISK, case_of, host, world_of
 from tests.engine.world import CATALOGUE, World, rule
 from tests.speculate.workloads import FIRST, OTHER
 from tuned_spec import engine
-from tuned_spec.actor.review import NEAR
+from tuned_spec.actor.review import NEAR, Settings, remembered
 from tuned_spec.engine import events as ev
 from tuned_spec.knobs.facts import host_words
 from tuned_spec.ledger.priors import load, save
 from tuned_spec.model import Action, Case, Op, Policy, Verdict, VerdictKind, Write
 from tuned_spec.speculate import prior
+from tuned_spec.speculate.foresight import Foresight
 from tuned_spec.speculate.prior import RECENT, TOLD, Fate, Judged, Priors
 from tuned_spec.speculate.selection import Record
 from tuned_spec.speculate.signature import FEATURES, KNOWN
@@ -83,6 +85,24 @@ def test_under_another_workload_it_is_told_as_far_away() -> None:
     assert past.distance is not None and past.distance > KNOWN
 
 
+def test_judged_twice_the_same_it_is_answered_from_memory() -> None:
+    """What the engine tells is what the actor goes by."""
+    world = working()
+    end(world, VerdictKind.CONFIRM, "trial and model")
+    case = once_more(world)
+    assert remembered(case, examined(case), Settings()) is None, "once is not often"
+    end(world, VerdictKind.CONFIRM, "trial and model")
+    case = once_more(world)
+    verdict = remembered(case, examined(case), Settings())
+    assert verdict is not None and verdict.by == "trial and memory"
+    assert f"as judged 2 times before, last {case.past[0].trial}" in verdict.reason
+    assert remembered(case, examined(case, VerdictKind.REJECT), Settings()) is None
+    host(world, DISK, 10)
+    end(world, VerdictKind.CONFIRM, "trial and model")
+    elsewhere = once_more(world, DISK)
+    assert remembered(elsewhere, examined(elsewhere), Settings()) is None
+
+
 def test_an_answer_from_memory_is_no_judgement_of_its_own() -> None:
     world = working()
     end(world, VerdictKind.CONFIRM, "trial and memory")
@@ -146,7 +166,7 @@ def test_only_the_latest_are_kept_and_one_trial_counts_once() -> None:
 
 def test_they_outlive_the_daemon(tmp_path: Path) -> None:
     known = priors(one(1), one(2, signature=None, gain=0.5, fate=Fate.REJECTED, writes=(Write("a", (1, 2)),)))
-    assert save(tmp_path, known, Record()) == ""
+    assert save(tmp_path, known, Record(), Foresight()) == ""
     assert load(tmp_path, WALL).priors == known
 
 

@@ -55,8 +55,9 @@ class Names:
                 head = f"{head}{at}{number}"
             self._shown[name] = head
         self._real = {shown: name for name, shown in self._shown.items()}
-        # The longest first: one may be part of another. One character would be found everywhere.
-        swaps = {**{i: n for i, n in numbers.items() if len(i) > 2}, **self._shown}
+        # The longest first: one may be part of another. A group called `worse` is no reason to hide the word.
+        telling = {i: n for i, n in numbers.items() if len(i) > 2 and not i.isalpha()}
+        swaps = {**telling, **self._shown}
         self._swaps = sorted(((a, b) for a, b in swaps.items() if a != b), key=lambda pair: -len(pair[0]))
         self._instances = {number: instance for instance, number in numbers.items()}
 
