@@ -1,4 +1,4 @@
-"""A real daemon in lossless, and an actor that asks the same again in each case: in the end it is not waited for."""
+"""A real daemon in lossless, and an actor that asks the same in each case: in the end it need not wait."""
 
 from __future__ import annotations
 
