@@ -68,6 +68,7 @@ CODES = {
     "flood": "more proposals a minute than are heard from one who is not the policy",
     "silent": "nobody reports the metric by which the change would be judged",
     "no_metric": "the metric by which the change would be judged cannot be sensed here",
+    "not_offered": "a model may only propose the knobs, and by the metrics, that it was asked about",
     "not_yours": "no change of this name was proposed by this source and is still there",
     "unreadable": "the knob's value cannot be read or has another shape than the catalogue says",
 }

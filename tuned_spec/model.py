@@ -256,6 +256,20 @@ class Climb(Frozen, frozen=True):
     dwell_s: float | None = None
 
 
+class Suggest(Frozen, frozen=True):
+    """What an actor that speculates, too, may propose changes of, and by what they would be judged.
+
+    `knobs`: names, or globs over entries and instances (`vm.*`, `block.read_ahead_kb@nvme*`). It is asked
+    every `every_s`, while nothing of it is on trial.
+    """
+
+    knobs: tuple[str, ...]
+    expect: tuple[Expect, ...]
+    guard: tuple[Guard, ...] = ()
+    every_s: float = 60.0
+    origin: str = ""  # file:line
+
+
 class Limit(Frozen, frozen=True):
     """A policy's narrowing of one knob, or of all the knobs of one entry. Numbers only where it is a number.
 
@@ -323,6 +337,7 @@ class Policy(Frozen, frozen=True):
     mode: Mode = Mode.OBSERVE
     rules: tuple[Rule, ...] = ()
     climbs: tuple[Climb, ...] = ()
+    suggest: Suggest | None = None
     limits: tuple[Limit, ...] = ()
     metrics: tuple[MetricOwner, ...] = ()
     cgroups: tuple[str, ...] = ()  # paths below the cgroup root whose pressure is sensed
@@ -528,16 +543,18 @@ class Verdict(Frozen, frozen=True, tag="verdict"):
 class Hello(Frozen, frozen=True, tag="hello"):
     """The actor's first message, after it has dropped its privileges.
 
-    `review_s`: how long it may think after the last measurement; each lease is so much longer.
+    `review_s`: how long it may think after the last measurement; each lease is so much longer. `speculates`:
+    it answers an Outlook.
     """
 
     kind: str
     pid: int
     uid: int
     review_s: float = 0.0
+    speculates: bool = False
 
 
-class Consulted(Frozen, frozen=True, tag="consulted"):
+class Consulted(Frozen, frozen=True, tag="consulted", omit_defaults=False):
     """Actor reports one exchange with a model, for the record; nothing answers it.
 
     `system` is a digest of the instructions, `prompt` what the model was told of the case, `exchange` what
@@ -643,8 +660,8 @@ class Notice(Frozen, frozen=True, tag="notice"):
     reject: str = ""
 
 
-FromActor = Hello | Measure | Probe | Consulted | Verdict
-ToActor = Case | Measurement | ProbeAnswer | Cancel | Notice
+FromActor = Hello | Measure | Probe | Consulted | Verdict | Suggestion
+ToActor = Case | Measurement | ProbeAnswer | Cancel | Notice | Outlook
 
 
 # --------------------------------------------------------- what the ledger says it has done
@@ -718,16 +735,17 @@ RECORD_KINDS = {
     "start": "pid, mode, policy (names), actor, alpha, boot_id, version",
     "stop": "why, outcomes (list of Outcome)",
     "would": "observe mode: writes, reason, seen; as `proposed`, but nothing is done",
+    "suggested": "writes (none: nothing), metric, reason, confidence, outlook: a model that speculates",
     "proposed": "writes, before, reason, source, origin, seen, expect, guard, confidence, lease_s",
     "refused": "code, what, writes, times (folded repeats)",
     "applied": "before (writes), after (writes, as read back), rounded (list of knobs), seconds",
     "failed": "op, errno, what: the kernel refused; everything of that change was put back",
     "verdict": "the Verdict as a mapping, and `from` (actor kind)",
     "pending": "the Notice as a mapping: a person is asked",
-    "decided": "approve, uid, name, remark: a person's answer",
-    "consulted": "the Consulted as a mapping, and `allowed`: a model was asked",
-    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
+    "decided": "what, approve, uid, name, remark: a person's answer",
+    "consulted": "the Consulted as a mapping, and before, after, allowed: a model was asked",
     "probed": "name, args, seconds, error, bytes (of the answer), ahead (run before it was asked): a probe",
+    "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",
     "overwritten": "writes held instead",

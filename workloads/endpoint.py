@@ -283,7 +283,7 @@ class Endpoint:
         with self._turn:
             asked = read(len(self.asked), protocol, headers, body)
             self.asked.append(asked)
-            return asked, self.judge(asked)
+        return asked, self.judge(asked)
 
     def judge(self, asked: Asked) -> Answer:
         if self.key is not None and self.key not in (
@@ -330,11 +330,13 @@ class _Server(ThreadingHTTPServer):
         if self.tls is not None:
             request.settimeout(10)
             try:
-                request = self.tls.wrap_socket(request, server_side=True)
-            except OSError:  # it did not like our certificate
+                with self.tls.wrap_socket(request, server_side=True) as line:
+                    line.settimeout(None)
+                    super().finish_request(line, client_address)
+            except OSError:  # it did not like our certificate, or went away
                 return
-            request.settimeout(None)
-        super().finish_request(request, client_address)
+        else:
+            super().finish_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is none

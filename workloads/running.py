@@ -55,12 +55,20 @@ RULE = """
 class Daemon:
     """One daemon process, judged from outside: by the kernel's files and by what it answers."""
 
-    def __init__(self, place: Path, *policies: str, checkout: Path = HERE, ready: str = "") -> None:
-        """`ready`: the socket on which it says that it is."""
+    def __init__(
+        self,
+        place: Path,
+        *policies: str,
+        checkout: Path = HERE,
+        ready: str = "",
+        mode: str = "lossy",
+        actor: Path | None = None,
+    ) -> None:
+        """`ready`: the socket on which it says that it is. `actor`: the file of one that asks a model."""
         self.place, self.runtime, self.state = place, place / "run", place / "state"
         self.program = [sys.executable, "-m", "tuned_spec"]
         self.checkout, self.environment = checkout, environment(checkout) | {"NOTIFY_SOCKET": ready}
-        program = [*self.program, "run", "--mode", "lossy"]
+        program = [*self.program, "run", "--mode", mode, *(["--actor", str(actor)] if actor else [])]
         for policy in policies:
             program += ["--policy", policy]
         with (place / "log").open("wb") as log:
@@ -81,15 +89,15 @@ class Daemon:
     def where(self) -> list[str]:
         return ["--runtime-dir", str(self.runtime), "--state-dir", str(self.state)]
 
-    def ask(self, do: str) -> dict[str, Any]:
-        return live.ask(self.runtime, do) or {}
+    def ask(self, do: str, *knobs: str) -> dict[str, Any]:
+        return live.ask(self.runtime, do, knobs) or {}
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.ask("status").get("status", {"actor": {"alive": False}, "tick_s": 0.0})
         return status
 
-    def send(self, value: float) -> None:
-        assert send(self.runtime / "metrics.sock", "p95_ms", value)
+    def send(self, value: float, name: str = "p95_ms") -> None:
+        assert send(self.runtime / "metrics.sock", name, value)
 
     def applied_at(self, since: float) -> float:
         """When the first change after `since` was made, as the daemon's own history has it."""

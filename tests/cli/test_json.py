@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.cli.place import SWAPPINESS, Place
-from tests.engine.world import World
+from tests.engine.world import POLICY, World
 from tuned_spec import cli, engine, errors
+from tuned_spec.actor.notify import document
 from tuned_spec.cli import status
 from tuned_spec.engine import events as ev
-from tuned_spec.model import RECORD_KINDS, Case, Mode, Verdict, VerdictKind
+from tuned_spec.model import RECORD_KINDS, Approval, Case, Mode, Notice, Risk, Verdict, VerdictKind
 
 DOC = (Path(__file__).parents[2] / "docs/json.md").read_text()
 
@@ -36,6 +40,7 @@ def test_every_command_is_there(command: str) -> None:
         ("history",),
         ("restore",),
         ("pause",),
+        ("approve", "t1"),
         ("check",),
         ("knobs",),
         ("doctor",),
@@ -73,6 +78,24 @@ def test_every_key_of_the_daemons_answer_is_there() -> None:
         assert isinstance(part, dict) and part
         for key in part:
             assert f"`{key}`" in said, key
+
+
+def test_every_key_of_a_question_is_there() -> None:
+    approval = Approval(risk=Risk.LOW)
+    world = World(Mode.LOSSY, msgspec.structs.replace(POLICY, approval=approval))
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    world.feed(ev.Observed(world.t, {"app.p95": 50.0}))
+    (case,) = (message for message in world.told if isinstance(message, Case))
+    figures = {"effect": 0.4, "low": 0.3, "high": 0.5, "e_value": 40.0, "pairs": 8}
+    confirmed = Verdict(case.id, VerdictKind.CONFIRM, "a test", claim="alternated", **figures)  # type: ignore[arg-type]
+    world.feed(ev.ActorSaid(world.t, confirmed))
+    pending: dict[str, Any] = engine.describe(world.state, world.t)["pending"][0]  # type: ignore[index]
+    (notice,) = (message for message in world.told if isinstance(message, Notice))
+    for part in (pending, pending["figures"], *pending["moves"]):
+        assert part and all(f"`{key}`" in section("status") for key in part)
+    hook = DOC.partition("## The hook")[2].partition("\n## ")[0]
+    for key in json.loads(document(notice)):
+        assert f"`{key}`" in hook, key
 
 
 @pytest.mark.parametrize("kind", RECORD_KINDS)

@@ -321,3 +321,27 @@ def test_without_the_sdk_it_says_how_to_get_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'tuned-spec[mcp]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_page_names_every_tool_and_what_it_takes() -> None:
+    page = (Path(__file__).parents[2] / "docs/agents.md").read_text()
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    assert list(rows) == [*READ_ONLY, "propose", "trial", "withdraw"]
+    for name, tool in mcp.TOOLS.items():
+        for field in mcp.schema(tool.takes)["properties"]:
+            assert f"`{field}`" in rows[name], (name, field)
+    for bound in (mcp.ITEMS, mcp.TEXT, mcp.ANSWER // 1024):
+        assert f"{bound} " in page
+
+
+def test_every_tool_has_a_schema_that_a_client_can_use() -> None:
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+    for tool in mcp.TOOLS.values():
+        schema = mcp.schema(tool.takes)
+        Draft202012Validator.check_schema(schema)
+        assert schema["type"] == "object" and schema["additionalProperties"] is False
+    check = Draft202012Validator(mcp.schema(mcp.Proposal))
+    assert check.is_valid(IDEA) and not check.is_valid({**IDEA, "way": "sideways"})
+    guard = {"metric": "cpu.busy", "better": "down", "margin": 0.2}
+    assert check.is_valid({**IDEA, "guards": [guard]}) and not check.is_valid({**IDEA, "guards": [{}]})

@@ -107,7 +107,33 @@ REPLY = {
     "paused": False,
     "alpha": 0.05,
     "actor": {"kind": "trial", "alive": True, "pid": 4243, "restarts": 2},
+    "pending": [
+        {
+            "trial": "a.2",
+            "rule": "guess",
+            "moves": [{"knob": "net.ipv4.tcp_rmem", "old": [1, 2, 3], "new": [1, 2, 6]}],
+            "reason": "buffers are short",
+            "what": "may it be kept? better by 40%",
+            "asked": "after_trial",
+            "waits_at": "old",
+            "by": "trial",
+            "claim": "alternated",
+            "figures": {"effect": 0.4},
+            "left_s": 7200.0,
+            "approve": "sudo tuned-spec approve a.2",
+            "reject": "sudo tuned-spec reject a.2",
+        }
+    ],
     "open": [
+        {
+            "trial": "a.2",
+            "rule": "guess",
+            "knobs": {"net.ipv4.tcp_rmem": [1, 2, 6]},
+            "state": "waiting",
+            "arm": "A",
+            "pairs": 8,
+            "deadline_in_s": 7200.0,
+        },
         {
             "trial": "a.1",
             "rule": "guess",
@@ -116,7 +142,7 @@ REPLY = {
             "arm": "B",
             "pairs": 3,
             "deadline_in_s": 42.0,
-        }
+        },
     ],
     "held": [
         {
@@ -165,6 +191,11 @@ def test_a_running_daemon_is_shown_whole(place: Place) -> None:
         "running: process 4242 for 1min 15s",
         "lossy, policy default",
         "alive, process 4243, 2 restarts",
+        "a.2  net.ipv4.tcp_rmem 1 2 3 -> 1 2 6  (2h left, the old value",
+        "guess, judged by trial: buffers are short",
+        "may it be kept? better by 40%",
+        "sudo tuned-spec approve a.2\n",
+        "sudo tuned-spec reject a.2\n",
         "vm.swappiness = 30",
         "42s",
         "4096 131072 6291456",
@@ -177,6 +208,8 @@ def test_a_running_daemon_is_shown_whole(place: Place) -> None:
     ):
         assert words in done.stdout
     assert "\x1b" not in done.stdout
+    assert done.stdout.index("waiting for a person") < done.stdout.index("on trial")
+    assert "tcp_rmem = 1 2 6" not in done.stdout, "said once"
 
 
 def test_the_json_of_a_running_daemon_is_its_answer(place: Place) -> None:

@@ -76,6 +76,11 @@ def test_what_helps_is_kept_and_what_harms_goes_back(machine: Host, helps: bool)
         assert kinds == ["proposed", "applied", "verdict", "confirmed"]
         (held,) = machine.status()["status"]["held"]
         assert (held["knob"], held["value"], held["rule"]) == (KNOB, OTHER, "outside.cli")
+        request = {"v": 1, "do": "withdraw", "source": "cli", "trial": trial}
+        assert msgspec.json.decode(machine.ask(msgspec.json.encode(request)))["ok"], "theirs to take back"
+        assert int(FILE.read_text()) == before
+        until(lambda: machine.history()[-1].kind == "reverted", "it is not on record")
+        assert machine.history()[-1].trial == trial and not machine.status()["status"]["held"]
     else:
         assert done.returncode == propose.WENT_BACK, done
         assert "not kept" in done.stdout and "verdict: reject, effect -" in done.stdout

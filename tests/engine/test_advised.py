@@ -13,7 +13,9 @@ from tuned_spec.engine import events as ev
 from tuned_spec.engine.guessing import Guessing
 from tuned_spec.model import (
     Action,
+    Allowed,
     Case,
+    Consulted,
     Mode,
     Narrow,
     Op,
@@ -24,6 +26,7 @@ from tuned_spec.model import (
     Strategy,
     Verdict,
     VerdictKind,
+    Write,
 )
 from tuned_spec.speculate.advice import A_VERDICT, IN_FORCE, MOST_S
 
@@ -241,3 +244,17 @@ def test_every_rule_advised_to_rest_for_ever_is_free_after_a_day(mode: Mode) -> 
             world.feed(ev.ActorSaid(world.t, Verdict(case.id, VerdictKind.REJECT, "no", strategy=rest)))
     assert tried > 5
     assert 0 < longest <= MOST_S
+
+
+def test_an_exchange_is_on_record_with_what_it_was_about() -> None:
+    world = world_of(TWO)
+    host(world, CPU, 1, app_p95=50.0)
+    for _ in range(12):
+        world.feed(ev.ActorSaid(world.t, Consulted("t1", "small", "d", "prompt", ("reply",), "confirm")))
+    records = [note for note in world.notes if note.kind == "consulted"]
+    assert len(records) == 8, "nobody fills the history with more"
+    data = records[0].data
+    assert (data["before"], data["after"]) == ((Write("t.plain", 100),), (Write("t.plain", 200),))
+    assert data["allowed"] == (Allowed("t.plain", 0, 1000),) and data["prompt"] == "prompt"
+    world.feed(ev.ActorSaid(world.t, Consulted("t9", "small", "d", "prompt", ("reply",), "confirm")))
+    assert len([note for note in world.notes if note.kind == "consulted"]) == 8, "of no open trial"

@@ -6,16 +6,19 @@ import msgspec
 import pytest
 
 from tests.engine.test_step import answer, case_of, observe, started
-from tests.engine.world import FOUND, World
+from tests.engine.world import CATALOGUE, FOUND, World
 from tuned_spec.engine import events as ev
 from tuned_spec.engine.outside import A_MINUTE, A_MINUTE_OF_ALL, RESTS, RULE
+from tuned_spec.engine.state import pending
 from tuned_spec.envelope import CODES
 from tuned_spec.model import (
+    Approval,
     Expect,
     Guard,
     Mode,
     Offer,
     Refusal,
+    Risk,
     Value,
     VerdictKind,
     Way,
@@ -227,6 +230,7 @@ def test_who_proposed_it_may_withdraw_it_open_or_kept() -> None:
     answer(world, VerdictKind.CONFIRM)
     world.feed(ev.Withdrawn(world.t, "agent", "t2"))
     assert world.kernel == FOUND and not world.state.held and not world.state.paused
+    assert (world.notes[-1].kind, world.notes[-1].trial) == ("reverted", "t2")
 
 
 def test_nobody_withdraws_what_the_policy_did() -> None:
@@ -236,6 +240,22 @@ def test_nobody_withdraws_what_the_policy_did() -> None:
         world.feed(ev.Withdrawn(world.t, source, "t1"))
         assert code(world.answers[-1]) == "not_yours"
     assert world.kernel["t.plain"] == 200
+
+
+def test_a_knob_of_high_risk_waits_for_a_person_first() -> None:
+    world = started()
+    risky = CATALOGUE | {"t.plain": msgspec.structs.replace(CATALOGUE["t.plain"], risk=Risk.HIGH)}
+    setup = msgspec.structs.replace(world.state.setup, catalogue=risky)
+    world.state = msgspec.structs.replace(world.state, setup=setup)
+    assert code(ask(world, Write("t.plain", 150))) == "risk", "where the policy asks nobody"
+    policy = msgspec.structs.replace(setup.policy, approval=Approval(risk=Risk.HIGH))
+    setup = msgspec.structs.replace(setup, policy=policy)
+    world.state = msgspec.structs.replace(world.state, setup=setup)
+    assert ask(world, Write("t.plain", 150)).trial == "t1"
+    (question,) = pending(world.state)
+    assert (question.trial, question.rule) == ("t1", "outside.agent") and world.kernel == FOUND
+    world.feed(ev.Decided(world.t, "t1", True, 0, "root"))
+    assert world.kernel["t.plain"] == 150 and case_of(world).id == "t1"
 
 
 def test_an_overwrite_of_theirs_is_inside_the_envelope() -> None:

@@ -10,7 +10,7 @@ from tests.engine.world import FOUND, World
 from tuned_spec.engine import events as ev
 from tuned_spec.engine.guessing import look_at
 from tuned_spec.engine.plan import Stand, Step, asked, plan
-from tuned_spec.model import Mode, Refusal, VerdictKind, Write
+from tuned_spec.model import Approval, Asking, Mode, Refusal, Risk, VerdictKind, Write
 
 
 def steps(world: World, inert: dict[str, str] | None = None) -> dict[str, Step]:
@@ -121,3 +121,13 @@ def test_two_that_want_one_knob_are_weighed_as_they_would_be() -> None:
     observe(world, app_p95=50.0, app_other=50.0)
     opened = next(note for note in world.notes if note.kind == "proposed")
     assert found[opened.rule].stand is Stand.READY
+
+
+@pytest.mark.parametrize(("asking", "when"), [(Asking.AFTER_TRIAL, "kept"), (Asking.BEFORE_TRIAL, "tried")])
+def test_what_a_person_is_asked_about_says_so(asking: Asking, when: str) -> None:
+    world = started()
+    approval = Approval(risk=Risk.LOW, ask=asking)
+    policy = msgspec.structs.replace(world.state.setup.policy, approval=approval)
+    setup = msgspec.structs.replace(world.state.setup, policy=policy)
+    world.state = msgspec.structs.replace(world.state, setup=setup)
+    assert steps(world)["grow"].what == f"a person is asked before it is {when}"

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.engine.test_advised import ITEMS
 from tests.engine.test_learning import CPU, DISK
+from tests.engine.test_suggesting import OPTIONS, SUGGEST
 from tests.engine.world import CATALOGUE, FOUND, POLICY, RULES, World
 from tuned_spec.approval import needed
 from tuned_spec.engine import events as ev
@@ -27,6 +28,7 @@ from tuned_spec.model import (
     Mode,
     Notice,
     Offer,
+    Outlook,
     Probe,
     ProbeAnswer,
     Refusal,
@@ -34,6 +36,7 @@ from tuned_spec.model import (
     Rule,
     Side,
     Strategy,
+    Suggestion,
     Value,
     Verdict,
     VerdictKind,
@@ -63,17 +66,19 @@ ENDS = {"confirmed", "overwritten", "reverted", "foreign", "failed"}
 class Loop(RuleBasedStateMachine):
     @initialize(mode=st.sampled_from(list(Mode)), approval=APPROVALS, risky=st.sets(KNOBS, max_size=2))
     def begin(self, mode: Mode, approval: Approval, risky: set[str]) -> None:
-        self.world = World(mode, msgspec.structs.replace(POLICY, approval=approval))
+        self.world = World(mode, msgspec.structs.replace(POLICY, approval=approval, suggest=SUGGEST))
         self.risky = risky
         high = {name: msgspec.structs.replace(CATALOGUE[name], risk=Risk.HIGH) for name in risky}
-        setup = msgspec.structs.replace(self.world.state.setup, catalogue=CATALOGUE | high)
+        setup = msgspec.structs.replace(
+            self.world.state.setup, catalogue=CATALOGUE | high, options=tuple(set(OPTIONS) - risky)
+        )
         self.world.state = msgspec.structs.replace(self.world.state, setup=setup)
         self.yes: set[tuple[str, Value]] = set()  # what was approved
         self.foreign: set[str] = set()
         self.stopped = False
         self.seen = self.noted = 0
         self.was_paused = self.asked = False
-        self.world.feed(ev.ActorChanged(self.world.t, True, "started"))
+        self.world.feed(ev.ActorChanged(self.world.t, True, "started", 0.0, True))
 
     def cases(self) -> list[str]:
         return [m.id for m in self.world.told if isinstance(m, Case)]
@@ -147,7 +152,8 @@ class Loop(RuleBasedStateMachine):
     @rule(rules=st.sets(st.sampled_from(RULES)))
     def planned(self, rules: set[Rule]) -> None:
         """What the rules are of goes and comes back."""
-        self.world.feed(ev.Planned(self.world.t, tuple(one for one in RULES if one in rules)))
+        now = tuple(one for one in RULES if one in rules)
+        self.world.feed(ev.Planned(self.world.t, now, OPTIONS))
 
     @rule(data=st.data(), name=st.sampled_from(["memory", "changes", "top"]))
     def probe(self, data: st.DataObject, name: str) -> None:
@@ -185,9 +191,22 @@ class Loop(RuleBasedStateMachine):
         self.world.feed(ev.Withdrawn(self.world.t, source, trial))
         assert (self.world.answers[-1].refusal is None) == (trial in mine)
 
-    @rule(alive=st.booleans())
-    def actor(self, alive: bool) -> None:
-        self.world.feed(ev.ActorChanged(self.world.t, alive, "test"))
+    @rule(
+        data=st.data(),
+        writes=st.lists(st.builds(Write, KNOBS, VALUES), max_size=2),
+        metric=METRICS,
+        confidence=st.floats(),
+    )
+    def suggest(self, data: st.DataObject, writes: list[Write], metric: str, confidence: float) -> None:
+        """What a model says to any question, asked or not."""
+        asked = [m.id for m in self.world.told if isinstance(m, Outlook)]
+        outlook = data.draw(st.sampled_from([*asked[-2:], "nonsense"]))
+        said = Suggestion(outlook, tuple(writes), metric, "because", confidence)
+        self.world.feed(ev.ActorSaid(self.world.t, said))
+
+    @rule(alive=st.booleans(), speculates=st.booleans())
+    def actor(self, alive: bool, speculates: bool) -> None:
+        self.world.feed(ev.ActorChanged(self.world.t, alive, "test", 0.0, speculates))
 
     @rule(ok=st.booleans())
     def journal(self, ok: bool) -> None:
@@ -372,7 +391,7 @@ class Loop(RuleBasedStateMachine):
         world.feed(ev.Stop(world.t, "the end"))
         for name, value in world.kernel.items():
             assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
-        kinds = Measurement | Cancel | Case | Notice | ProbeAnswer
+        kinds = Measurement | Cancel | Case | Notice | Outlook | ProbeAnswer
         answered = [m for m in world.told if isinstance(m, kinds)]
         assert len(answered) == len(world.told)
 

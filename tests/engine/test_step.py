@@ -257,6 +257,39 @@ def test_lossless_writes_only_what_the_actor_asked_for() -> None:
     assert world.kernel["t.plain"] == 200
 
 
+@pytest.mark.parametrize("arm", [Arm.A, Arm.C])
+def test_lossy_has_the_change_in_force_while_the_actor_thinks(arm: Arm) -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    writes = (Write("t.plain", 150),) if arm is Arm.C else ()
+    world.feed(ev.ActorSaid(world.t, Measure(case_of(world).id, 1, arm, 0.5, 1.0, writes)))
+    measured = world.kernel["t.plain"]
+    assert measured == (150 if writes else FOUND["t.plain"])
+    observe(world, dt=0.6, app_p95=1.0)
+    observe(world, dt=1.0, app_p95=2.0)
+    assert isinstance(world.told[-1], Measurement) and world.kernel["t.plain"] == measured
+    wake = next_wake(world.state)
+    assert wake is not None and wake < world.t + 1
+    world.t = wake
+    world.feed(ev.Ticked(world.t))
+    assert world.kernel["t.plain"] == 200
+    wake = next_wake(world.state)
+    assert wake is None or wake > world.t + 1, "and that is all"
+
+
+def test_an_arm_stays_where_the_next_window_comes_soon() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    assert not measure(world, Arm.A)
+    observe(world, dt=0.2, app_p95=1.0)
+    observe(world, dt=1.0, app_p95=2.0)
+    written = len(world.written)
+    assert not measure(world, Arm.A, seq=2)
+    world.t += 0.9
+    world.feed(ev.Ticked(world.t))
+    assert len(world.written) == written
+
+
 def test_observe_says_what_it_would_do() -> None:
     world = World(Mode.OBSERVE)  # no actor needed
     observe(world, app_p95=50.0)
@@ -406,7 +439,7 @@ def test_switches_have_a_budget() -> None:
         world.t += 1.0
         world.feed(ev.Ticked(world.t))
     assert errors[:3] == ["", "", ""] and all("budget" in e for e in errors[3:])
-    assert len(world.written) == 1 + 3
+    assert len(world.written) == 1 + 3 + 1, "the last brings the change back, which is no measurement"
 
 
 def test_a_window_is_not_interrupted_by_another() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from tests.engine.test_learning import CPU, DISK, SEARCHING, host, live
 from tests.engine.test_step import answer, case_of, observe
 from tests.engine.world import CATALOGUE, FOUND, POLICY, World, knob, rule
 from tuned_spec import engine
@@ -26,13 +27,14 @@ from tuned_spec.model import (
     Move,
     Notice,
     Op,
+    Refusal,
     Risk,
     Side,
     Verdict,
     VerdictKind,
     Write,
 )
-from tuned_spec.speculate.signature import NEEDS
+from tuned_spec.speculate import prior
 
 ALWAYS = Approval(risk=Risk.LOW, for_s=600.0)
 FIRST = Approval(risk=Risk.LOW, ask=Asking.BEFORE_TRIAL, for_s=600.0)
@@ -93,7 +95,8 @@ def test_a_yes_keeps_it(approval: Approval) -> None:
     decide(world, True)
     assert world.kernel["t.plain"] == 200 and world.state.held["t.plain"].trial == "t1"
     assert world.kinds()[-2:] == ["decided", "confirmed"] and not world.state.trials
-    assert world.notes[-2].data == {"approve": True, "uid": 1000, "name": "alice", "remark": "as agreed"}
+    said = {"what": "approved by alice (uid 1000): as agreed", "approve": True}
+    assert world.notes[-2].data == said | {"uid": 1000, "name": "alice", "remark": "as agreed"}
     assert notices(world) == ["pending", "decided"]
 
 
@@ -186,6 +189,8 @@ def test_asked_first_whatever_else_comes_writes_nothing(end: str) -> None:
             world.feed(ev.Stop(world.t, "the end"))
             later(world, 1.0)
     assert not world.written and not world.state.trials
+    if end in ("no", "silence"):
+        assert not [c for c in world.commands if isinstance(c, ev.Revert)], "there is nothing to put back"
     assert notices(world)[-1] == ("decided" if end == "no" else "ended")
 
 
@@ -288,6 +293,9 @@ def test_the_actors_death_does_not() -> None:
     later(world, 500.0)
     world.feed(ev.ActorChanged(world.t, True, "started"))
     assert len([m for m in world.told if isinstance(m, Case)]) == 1, "it has said its word"
+    assert notices(world) == ["pending", "pending"], "the one that died may not have told anybody"
+    world.feed(ev.ActorChanged(world.t, True, "and again"))
+    assert notices(world) == ["pending", "pending"]
     decide(world, True)
     assert world.kernel["t.plain"] == 200
 
@@ -368,6 +376,18 @@ def test_a_yes_to_a_trial_waits_until_its_metric_is_free() -> None:
     assert world.kernel["t.plain"] == 200 and world.kernel["t.slow"] == 7
 
 
+def test_two_that_were_said_yes_to_begin_one_after_the_other() -> None:
+    world = two_on_one_metric(FIRST)
+    observe(world, dt=1.0, app_other=50.0)
+    world.feed(ev.Pause(world.t))
+    for trial in ("t1", "t2"):
+        world.feed(ev.Decided(world.t, trial, True, 0, "root"))
+    world.feed(ev.Resume(world.t))
+    assert (world.kernel["t.plain"], world.kernel["t.slow"]) == (200, 7)
+    answer(world, VerdictKind.REJECT)
+    assert (world.kernel["t.plain"], world.kernel["t.slow"]) == (100, 9)
+
+
 def test_the_write_to_the_safe_side_is_refused_and_all_goes_back() -> None:
     world = started()
     observe(world, app_p95=50.0)
@@ -392,6 +412,39 @@ def test_an_answer_may_come_before_the_safe_side_is_reached() -> None:
     assert keeping.writes == (Write("t.plain", 200),)
 
 
+def test_a_yes_to_a_trial_waits_for_an_actor() -> None:
+    world = started(FIRST)
+    observe(world, app_p95=50.0)
+    world.feed(ev.ActorChanged(world.t, False, "died"))
+    decide(world, True)
+    assert not world.written
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    assert world.kernel["t.plain"] == 200
+
+
+def test_a_knob_that_went_away_while_they_thought() -> None:
+    world = started(FIRST)
+    observe(world, app_p95=50.0)
+    state, commands = engine.step(world.state, ev.Decided(world.t, "t1", True, 0, "root"))
+    (look,) = (c for c in commands if isinstance(c, ev.Look))
+    gone = Refusal("absent", "t.plain", "this host does not have the knob")
+    state, commands = engine.step(state, ev.Looked(world.t, look.rule, {}, gone))
+    assert not state.trials and not [c for c in commands if isinstance(c, ev.Apply)]
+    (note,) = (c.record for c in commands if isinstance(c, ev.Note))
+    assert not [c for c in commands if isinstance(c, ev.Revert)]
+    assert note.kind == "reverted" and "approved, but t.plain: this host does not" in str(note.data["why"])
+
+
+def test_an_overwrite_that_waits_at_the_new_value_leaves_the_one_tried_last() -> None:
+    world = started(AT_NEW)
+    observe(world, app_p95=50.0)
+    assert measure(world, Arm.C, Write("t.plain", 250)) == ""
+    later(world, 0.1)
+    later(world, 1.0)
+    answer(world, VerdictKind.OVERWRITE, Write("t.plain", 300))
+    assert world.kernel["t.plain"] == 300
+
+
 def test_a_second_answer_changes_nothing() -> None:
     world = started(FIRST)
     observe(world, app_p95=50.0)
@@ -401,21 +454,71 @@ def test_a_second_answer_changes_nothing() -> None:
     assert world.kinds().count("decided") == 1 and world.state.trials
 
 
-def test_a_persons_no_is_remembered_as_theirs() -> None:
-    world = started(replace(ALWAYS, rules=("grow",), risk=None))
-    cpu = dict.fromkeys(NEEDS, 0.0) | {"cpu.user": 0.8, "cpu.busy": 0.8}
-    for _ in range(4):
-        world.t += 1.0
-        world.feed(ev.Observed(world.t, cpu))
-    for approve in (True, False):
-        world.t += 1000.0
-        observe(world, dt=0.1, app_p95=1.0)
-        observe(world, dt=0.1, app_p95=50.0)
-        if world.kernel["t.plain"] in (100, 200) and world.state.trials:
-            answer(world, VerdictKind.CONFIRM)
-            decide(world, approve)
-    settings = [s for w in world.state.learned.priors.workloads for s in w.settings]
-    assert {s.by for s in settings} <= {"person"}
+def taught(approval: Approval) -> World:
+    """A person said yes under one workload; then all was put back."""
+    policy = replace(POLICY, rules=(POLICY.rules[0],), climbs=(), approval=approval)
+    world = World(Mode.LOSSY, policy)
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    host(world, CPU, 6)
+    host(world, CPU, 1, app_p95=50.0)
+    answer(world, VerdictKind.CONFIRM)
+    decide(world, True)
+    world.feed(ev.Pause(world.t, restore=True))
+    world.feed(ev.Resume(world.t))
+    return world
+
+
+def setting(world: World) -> prior.Setting:
+    ((one,),) = (workload.settings for workload in world.state.learned.priors.workloads)
+    return one
+
+
+def test_a_persons_word_is_remembered_as_theirs() -> None:
+    world = taught(ALWAYS)
+    assert (setting(world).by, setting(world).confirmed) == ("person", 1.0)
+    host(world, DISK, 6)
+    world.t += 4000.0
+    host(world, CPU, 6)
+    assert case_of(world).rule.startswith("prior.")
+    answer(world, VerdictKind.CONFIRM)
+    decide(world, False)
+    assert (setting(world).by, setting(world).rejected) == ("person", 1.0)
+
+
+def test_a_jump_is_asked_about_where_the_rule_that_it_came_of_was() -> None:
+    world = taught(Approval(rules=("grow",), for_s=600.0))
+    host(world, DISK, 6)
+    world.t += 4000.0
+    host(world, CPU, 6)
+    answer(world, VerdictKind.CONFIRM)
+    assert world.state.trials and asked(world).rule.startswith("prior.")
+
+
+def searched(approval: Approval) -> World:
+    """A search, at its end confirmed by the actor."""
+    world = World(Mode.LOSSY, replace(SEARCHING, approval=approval))
+    world.feed(ev.ActorChanged(world.t, True, "started"))
+    if approval.ask is Asking.BEFORE_TRIAL:
+        live(world, 1)
+        decide(world, True)
+    live(world, 90)
+    answer(world, VerdictKind.CONFIRM)
+    return world
+
+
+@pytest.mark.parametrize("approve", [True, False])
+def test_what_a_search_found_waits_too(approve: bool) -> None:
+    world = searched(ALWAYS)
+    found = asked(world).moves[0].new
+    assert world.kernel["t.plain"] == 100 != found
+    decide(world, approve)
+    assert world.kernel["t.plain"] == (found if approve else 100)
+
+
+def test_an_approved_search_tries_values_of_its_own_and_is_not_asked_about_again() -> None:
+    world = searched(FIRST)
+    assert len({value for _, value in world.written}) > 4
+    assert notices(world) == ["pending", "decided"] and "t.plain" in world.state.held
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,30 @@ def test_only_what_is_wanted_is_read(tree: Tree) -> None:
     assert values.keys() <= ALWAYS | {name, "mem.dirty_bytes"}
 
 
+def test_what_is_wanted_may_change_while_it_looks(tree: Tree) -> None:
+    """What stays wanted goes on as it was; a source that is read otherwise begins anew, and never lies."""
+    segments, opens, stalls = "tcp.out_segs_per_s", "tcp.active_opens_per_s", "vm.allocstall_per_s"
+    with sensing(tree.root, ("web/a.service",), frozenset({segments, stalls})) as sense:
+        sense.observe(100.0)
+        tree.change("proc/net/snmp", "5 4 1000", "5 4 1100")
+        tree.change("proc/vmstat", "allocstall_normal 2", "allocstall_normal 9")
+        sense.want(frozenset({segments, opens, stalls}))
+        values = sense.observe(101.0).values
+        assert values[stalls] == 7.0 and "cgroup.psi.cpu.some@web/a.service" in values
+        assert segments not in values and opens not in values
+        tree.change("proc/net/snmp", "5 4 1100", "8 4 1300")
+        values = sense.observe(102.0).values
+        assert (values[opens], values[segments]) == (3.0, 200.0)
+        sense.want(frozenset())
+        values = sense.observe(103.0).values
+        assert not {segments, opens, stalls} & values.keys() and "cpu.ctxt_per_s" in values
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        for wanted in [frozenset({segments}), frozenset[str]()] * 20:
+            sense.want(wanted)
+            sense.observe(104.0)
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors, "they are given back"
+
+
 def test_named_cgroups_are_read_whatever_is_wanted(tree: Tree) -> None:
     with sensing(tree.root, ("/web/a.service/",), frozenset({"mem.dirty_bytes"})) as sense:
         sense.observe(0.0)

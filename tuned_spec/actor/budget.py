@@ -16,6 +16,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -156,6 +157,10 @@ class Record:
         self._paths = (directory / f"{name}.0", directory / f"{name}.1")
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         self._fds = [os.open(path, flags, 0o600) for path in self._paths]
+        for path, fd in zip(self._paths, self._fds, strict=True):
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                self.close()
+                raise OSError(errno.EINVAL, "is not a regular file", str(path))
         self._now = 0  # which of them is appended to
         self._size = 0
         end = time.monotonic() + LOCK_S

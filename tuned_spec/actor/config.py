@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from tuned_spec.errors import ActorError
 from tuned_spec.model import Frozen
 from tuned_spec.policy import units
-from tuned_spec.policy.document import Node, read, shown
+from tuned_spec.policy.document import Items, Node, read, shown
 from tuned_spec.policy.reader import Reader
 from tuned_spec.policy.units import Misfit
 
@@ -71,11 +71,16 @@ class Budget(Frozen, frozen=True):
 
 
 class Review(Frozen, frozen=True):
-    """How a model's word counts. `time_s`: how long a review may take after the measurements."""
+    """How a model's word counts. `time_s`: how long a review may take after the measurements.
+
+    `often`: judged so many times within `remember_s`, a change is not asked about again; 0 asks always.
+    """
 
     keep: str = "both"  # one of KEEP
     probes: int = 6  # most a case
     time_s: float = 180.0
+    often: int = 2
+    remember_s: float = 7 * 86_400.0
 
 
 class Config(Frozen, frozen=True):
@@ -95,6 +100,16 @@ def load(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     if reader.problems:
         raise ActorError(tuple(sorted(reader.problems, key=lambda p: p.line)))
     return config
+
+
+def named(words: Mapping[str, str]) -> ModelConfig:
+    """A model as a command line names it: keys as in the file, `provider`, `endpoint` and `name` at least.
+    Misfit says what is wrong with a value."""
+    given = {name: _WORDS[name](word) for name, word in words.items()}
+    model = ModelConfig(**given)  # type: ignore[arg-type]
+    if model.key_file and in_the_clear(model.endpoint):
+        raise Misfit(f"{model.endpoint} would get the key in the clear", "use https")
+    return model
 
 
 def read_key(model: ModelConfig, environ: Mapping[str, str] = os.environ) -> str:
@@ -154,7 +169,7 @@ class _Reader(Reader):
             self.model(parts["speculator"], "speculator", prices) if "speculator" in parts else None,
             self.budget(parts["budget"], model) if "budget" in parts else Budget(),
             self.review(parts.get("review"), model),
-            tuple(self.many(parts, "", "notify", str).values()),
+            self.command(parts["notify"], "notify") if "notify" in parts else (),
         )
 
     def model(self, node: Node, key: str, prices: Prices) -> ModelConfig | None:
@@ -194,8 +209,9 @@ class _Reader(Reader):
         elif place := next((n for n in ("key_file", "credential") if n in given), None):
             line, text = parts[place].line, getattr(model, place)
             self.understood(line, f"{key}.{place}", text, lambda: read_key(model, self.environ))
-        if "ca_file" in given and not os.access(model.ca_file, os.R_OK):
-            self.problem(parts["ca_file"].line, f"{key}.ca_file", "cannot be read", "check its name and mode")
+        if "ca_file" in given:
+            line, name = parts["ca_file"].line, f"{key}.ca_file"
+            self.understood(line, name, model.ca_file, lambda: _certificates(model.ca_file))
         if (model.key_file or model.credential) and not model.insecure and in_the_clear(model.endpoint):
             what = "would send the key in the clear"
             hint = "use https, or say `insecure: yes` if nobody can listen on the way"
@@ -221,11 +237,28 @@ class _Reader(Reader):
         time_s = min(3 * model.timeout_s, LONGEST_REVIEW_S) if model else Review().time_s
         if node is None or (table := self.table(node, "review")) is None:
             return Review(time_s=time_s)
-        parts = self.known(table, "review.", ("keep", "probes", "time"))
+        parts = self.known(table, "review.", ("keep", "probes", "time", "often", "remember"))
         keep = self.one(parts, "review", "keep", _one_of(KEEP))
         probes = self.one(parts, "review", "probes", _whole(0, 32))
         time = self.one(parts, "review", "time", _seconds(0.1, LONGEST_REVIEW_S))
-        return Review(keep or Review().keep, Review().probes if probes is None else probes, time or time_s)
+        often = self.one(parts, "review", "often", _whole(0, 100))
+        remember_s = self.one(parts, "review", "remember", _seconds(1.0, 366 * 86_400.0))
+        usual = Review()
+        return Review(
+            keep=keep or usual.keep,
+            probes=usual.probes if probes is None else probes,
+            time_s=time or time_s,
+            often=usual.often if often is None else often,
+            remember_s=remember_s or usual.remember_s,
+        )
+
+    def command(self, node: Node, key: str) -> tuple[str, ...]:
+        words = [self.text(item, f"{key}[{n}]") for n, item in enumerate(self.items(node, key))]
+        if not words and isinstance(node, Items):
+            self.problem(node.line, key, "is an empty list", "write [PROGRAM, ARGUMENT...], or delete it")
+        elif words and words[0] and not words[0].startswith("/"):
+            self.problem(node.line, f"{key}[0]", "is not an absolute path", "write it from / on")
+        return tuple(word for word in words if word is not None)
 
     def numbers(self, node: Node, key: str, words: Mapping[str, Callable[[str], T]]) -> dict[str, T]:
         """What was understood of a mapping of plain values."""
@@ -306,6 +339,17 @@ def _path(text: str) -> str:
     if not text.startswith("/"):
         raise Misfit(f"{shown(text)} is not an absolute path", "write it from / on: the actor works there")
     return text
+
+
+def _certificates(file: str) -> None:
+    import ssl  # 2 MB, for those who name one
+
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError:
+        raise Misfit(f"{file} holds no certificate", "put the authority's into it, as PEM") from None
+    except OSError as error:
+        raise Misfit(f"{file} cannot be read: {error.strerror}", "check its name and mode") from None
 
 
 def _file_name(text: str) -> str:

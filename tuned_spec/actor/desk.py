@@ -25,7 +25,7 @@ class Desk:
         self.bell, self._ring = socket.socketpair()
         self.bell.setblocking(False)
         self._ring.setblocking(False)
-        self._questions: queue.SimpleQueue[tuple[Ask, Consult, Call]] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[tuple[Ask, Consult, Call] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Call, Reply]] = queue.SimpleQueue()
         self._open: set[Call] = set()
         self._workers = 0
@@ -55,12 +55,17 @@ class Desk:
         return found
 
     def close(self) -> None:
+        """Gives up what is open; the workers end when they notice."""
         for call in self._open:
             call.abandon()
+        for _ in range(self._workers):
+            self._questions.put(None)
+        self.bell.close()
+        self._ring.close()
 
     def _work(self) -> None:
-        while True:
-            ask, consult, call = self._questions.get()
+        while question := self._questions.get():
+            ask, consult, call = question
             try:
                 reply = Reply(error="given up") if call.given_up else ask(consult, call)
             except Exception as error:  # a mistake of ours: the flow goes on, without an answer
@@ -68,5 +73,5 @@ class Desk:
             self._answers.put((call, reply))
             try:
                 self._ring.send(b"!")
-            except BlockingIOError:
-                pass  # it rings already
+            except OSError:
+                pass  # it rings already, or nobody is there to hear it

@@ -12,6 +12,10 @@ from collections.abc import Generator
 from tuned_spec.model import Consulted, Frozen, Measure, Measurement, Probe, ProbeAnswer, Suggestion, Verdict
 
 
+class Silence(Exception):
+    """A flow ends without a verdict, and why: nothing is answered, so that the lease ends the change."""
+
+
 class Said(Frozen, frozen=True):
     """One turn of a conversation with a model. `role` is "user" or "assistant"."""
 

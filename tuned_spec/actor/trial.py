@@ -104,6 +104,17 @@ def ratio_of(effect: float, way: Way) -> float:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: an arm, and what is written for it where that is arm C."""
+
+    arm: Arm
+    writes: Writes = ()
+
+
+OLD, NEW = Side(Arm.A), Side(Arm.B)
+
+
+@dataclass(frozen=True)
 class Pair:
     """What two adjacent windows showed, or why they showed nothing."""
 
@@ -122,7 +133,8 @@ class Bench:
     left_s: float
     note: str = ""  # what the lease did to the plan; said with every rejection
     seq: int = 0
-    empty: Counter[Arm] = field(default_factory=Counter)
+    empty: Counter[Side] = field(default_factory=Counter)
+    samples: dict[Arm, dict[str, list[float]]] = field(default_factory=dict)  # of all windows, by arm
 
     def pair_s(self) -> float:
         return 2 * (self.case.settle_s + self.dwell_s + TURN_S)
@@ -130,17 +142,17 @@ class Bench:
     def pairs_left(self) -> int:
         return int(self.left_s / self.pair_s() + 1e-9)
 
-    def pair(self, old: Arm, new: Arm, writes: Writes) -> Generator[Asked, Answer, Pair]:
+    def pair(self, old: Side, new: Side) -> Generator[Asked, Answer, Pair]:
         """One pair in random order; repeated, with longer windows, while the metric is silent."""
         metric = self.case.expect.metric
         while self.pairs_left() > 0:
             order = [old, new] if self.rng.random() < 0.5 else [new, old]
-            seen: dict[Arm, Measurement] = {}
-            for arm in order:
-                seen[arm] = yield from self.window(arm, writes if arm is Arm.C else ())
-                if seen[arm].error:
-                    return Pair(stop=f"arm {arm} could not be measured: {seen[arm].error[:300]}")
-            silent = [arm for arm in order if not _usable(seen[arm].samples.get(metric, ()))]
+            seen: dict[Side, Measurement] = {}
+            for side in order:
+                seen[side] = yield from self.window(side)
+                if seen[side].error:
+                    return Pair(stop=f"arm {side.arm} could not be measured: {seen[side].error[:300]}")
+            silent = [side for side in order if not _usable(seen[side].samples.get(metric, ()))]
             if not silent:
                 return Pair(seen[old].samples, seen[new].samples)
             self.empty.update(silent)
@@ -154,12 +166,16 @@ class Bench:
             return Pair(stop=f"{metric} sent nothing usable in {silences} windows; is its program running?")
         return Pair(stop="the lease is nearly used up")
 
-    def window(self, arm: Arm, writes: Writes) -> Generator[Asked, Answer, Measurement]:
+    def window(self, side: Side) -> Generator[Asked, Answer, Measurement]:
         self.seq += 1
         self.left_s -= self.case.settle_s + self.dwell_s + TURN_S
-        answer = yield Measure(self.case.id, self.seq, arm, self.case.settle_s, self.dwell_s, writes)
+        case = self.case
+        answer = yield Measure(case.id, self.seq, side.arm, case.settle_s, self.dwell_s, side.writes)
         if not isinstance(answer, Measurement):
-            raise TypeError(f"case {self.case.id}: a {type(answer).__name__} where a Measurement was due")
+            raise TypeError(f"case {case.id}: a {type(answer).__name__} where a Measurement was due")
+        pool = self.samples.setdefault(side.arm, {})
+        for name, values in answer.samples.items():
+            pool.setdefault(name, []).extend(values)
         return answer
 
 
@@ -174,11 +190,13 @@ class Finding:
 class Tally:
     """The log-ratios of all pairs so far of the expected metric and of what guards it."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, least: float | None = None) -> None:
+        """`least`: the effect to be shown instead of the case's own; below 0 it is a margin."""
         self.case = case
         expect = case.expect
-        self.target = ratio_of(expect.min_effect, expect.way)
-        self.aim = Watch(expect.metric, expect.metric, expect.way, 0.0)
+        self.least = expect.min_effect if least is None else least
+        self.target = ratio_of(self.least, expect.way)
+        self.aim = Watch(expect.metric, expect.metric, expect.way, min(0.0, self.target))
         watched = [self.aim, *(_guard_watch(g.metric, g.better, g.margin) for g in case.guard)]
         if _is_latency(expect.metric) and expect.way is Way.DOWN:
             watched.append(_tail_watch(expect.metric, worst=True))
@@ -237,7 +255,7 @@ class Tally:
             return Finding(VerdictKind.REJECT, f"guard worse: {'; '.join(worse)}; {self.figures()}")
         if stats.evidence_below(self.seen, self.target) >= 1 / FUTILE_ALPHA:
             return Finding(VerdictKind.REJECT, f"less than {self._wanted()}: {self.figures()}")
-        value = stats.evidence(self.seen)
+        value = stats.evidence(self.seen, self.aim.floor)
         shown = value >= enough and median(self.seen) >= self.target
         unclear = [f"{name} {figures}" for name, (state, figures) in states.items() if state == "unclear"]
         if shown and not unclear:
@@ -252,8 +270,15 @@ class Tally:
             return Finding(VerdictKind.REJECT, f"guard unclear: {'; '.join(unclear)}; {self.figures()}")
         return Finding(VerdictKind.REJECT, f"not shown to be {self._wanted()} better: {self.figures()}")
 
+    def harm(self) -> str:
+        """What was shown to be worse, by the tests that reject; "" if nothing was."""
+        if stats.evidence_below(self.seen) >= 1 / HARM_ALPHA:
+            return self.figures()
+        states = ((guard.name, *self.guard_state(guard)) for guard in self.guards)
+        return "; ".join(f"guard {name} {figures}" for name, state, figures in states if state == "worse")
+
     def _wanted(self) -> str:
-        return f"{self.case.expect.min_effect:.0%}"
+        return f"{self.least:.0%}"
 
     def verdict(self, finding: Finding, writes: Writes = ()) -> Verdict:
         """The finding with its figures; an overwrite's are B's against A, and C's in `reason`."""
@@ -280,36 +305,51 @@ class Tally:
         )
 
 
+@dataclass(frozen=True)
+class Examined:
+    """A trial's verdict, and what a review needs beside it. `bench` None: nothing could be measured.
+
+    `harm`: in words, what was shown to get worse with the change; "" if nothing was.
+    """
+
+    verdict: Verdict
+    bench: Bench | None = None
+    harm: str = ""
+
+
 def judge(case: Case, rng: Random) -> Flow:
     """Judge one change. A case that cannot be judged is rejected with the reason, never an exception."""
+    return (yield from examine(case, rng)).verdict
+
+
+def examine(case: Case, rng: Random) -> Generator[Asked, Answer, Examined]:
     bench = plan(case, rng)
     if isinstance(bench, str):
-        return Verdict(case.id, VerdictKind.REJECT, bench)
+        return Examined(Verdict(case.id, VerdictKind.REJECT, bench))
     if not case.alternable:
-        return (yield from _before_after(bench))
+        return Examined((yield from _before_after(bench)), bench)
     tally = Tally(case)
-    finding = yield from _compare(bench, tally, (Arm.A, Arm.B), (), case.max_pairs)
+    finding = yield from compare(bench, tally, OLD, NEW, case.max_pairs)
     if finding.kind is VerdictKind.CONFIRM and (further := next_value(case)):
         beyond = Tally(case)
-        second = yield from _compare(bench, beyond, (Arm.B, Arm.C), further, MOST_FURTHER)
+        second = yield from compare(bench, beyond, NEW, Side(Arm.C, further), MOST_FURTHER)
         if second.kind is VerdictKind.CONFIRM:
             value = f"{further[0].knob}={further[0].value}"
             text = f"{finding.reason}; {value} against that: {second.reason}"
-            return tally.verdict(Finding(VerdictKind.OVERWRITE, text), further)
+            return Examined(tally.verdict(Finding(VerdictKind.OVERWRITE, text), further), bench)
+    harm = tally.harm()
     if finding.kind is VerdictKind.REJECT and bench.note:
         finding = Finding(finding.kind, f"{finding.reason} ({bench.note})")
-    return tally.verdict(finding)
+    return Examined(tally.verdict(finding), bench, harm)
 
 
-def _compare(
-    bench: Bench, tally: Tally, arms: tuple[Arm, Arm], writes: Writes, most: int
-) -> Generator[Asked, Answer, Finding]:
-    """Pairs of two arms until something is shown, or nothing more can be."""
+def compare(bench: Bench, tally: Tally, old: Side, new: Side, most: int) -> Generator[Asked, Answer, Finding]:
+    """Pairs of two sides until something is shown, or nothing more can be."""
     while True:
         finding = tally.finding(min(most - len(tally.seen), bench.pairs_left()))
         if finding.kind is not None:
             return finding
-        pair = yield from bench.pair(*arms, writes)
+        pair = yield from bench.pair(old, new)
         if pair.stop:
             return Finding(VerdictKind.REJECT, pair.stop)
         tally.add(pair)
@@ -374,7 +414,7 @@ def _before_after(bench: Bench) -> Flow:
     before = history[: len(history) - math.ceil(len(history) / 3)]
     after: list[float] = []
     for _ in range(min(3, 2 * bench.pairs_left())):
-        answer = yield from bench.window(Arm.B, ())
+        answer = yield from bench.window(NEW)
         if answer.error:
             return Verdict(case.id, VerdictKind.REJECT, f"arm B could not be measured: {answer.error[:300]}")
         after += answer.samples.get(expect.metric, ())

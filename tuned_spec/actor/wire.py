@@ -10,6 +10,8 @@ from __future__ import annotations
 import encodings.idna  # noqa: F401  what names of hosts are read with: else at the first one
 import ssl
 from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any
 
 import httpx2
 
@@ -48,6 +50,21 @@ class Wire(httpx2.AsyncHTTPTransport):
     def __init__(self, tls: ssl.SSLContext, key: str, proxy: str) -> None:
         super().__init__(verify=tls, trust_env=False, proxy=proxy or None)
         self._key = key
+        self._lines: list[Any] = []  # connections that were made, for those that nobody closes
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        await super().__aexit__(exc_type, exc_value, traceback)
+        for line in self._lines:  # one given up amid a TLS handshake is left open by what is below
+            await line.aclose()
+
+    async def _trace(self, event: str, info: dict[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._lines.append(info["return_value"])
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         request.headers["accept-encoding"] = "identity"
@@ -62,7 +79,11 @@ class Wire(httpx2.AsyncHTTPTransport):
                 if self._key:
                     headers[name] = value.replace(NO_KEY, self._key)
         sent = httpx2.Request(
-            request.method, request.url, headers=headers, stream=request.stream, extensions=request.extensions
+            request.method,
+            request.url,
+            headers=headers,
+            stream=request.stream,
+            extensions={**request.extensions, "trace": self._trace},
         )
         response = await super().handle_async_request(sent)
         if response.headers.get("content-encoding", "identity") != "identity":

@@ -39,7 +39,7 @@ ANSWER = [
 
 MODULES = {"pause": "control", "resume": "control", "reject": "approve"}
 # commands about what a daemon did, wherever it was started
-LOOKING = {"status", "why", "history", "knobs", "plan", "mcp"} | {
+LOOKING = {"status", "why", "history", "actor", "knobs", "plan", "mcp"} | {
     *("restore", "pause", "resume", "approve", "reject", "propose"),
 }
 # command -> what it does, its arguments. `main(args) -> int` is in the module of its name, or of MODULES.
@@ -54,10 +54,19 @@ COMMANDS: dict[str, tuple[str, list[Argument]]] = {
         ],
     ),
     "actor": (
-        "the model that judges: `check` tries its endpoint for real and says what is wrong",
+        "the model that judges: `check` tries its endpoint for real and says what is wrong; `replay` lets "
+        "another model or prompt judge again what is on record, and compares",
         [
-            arg("verb", choices=("check",), metavar="check", help="one tiny question, as a review asks it"),
+            arg("verb", choices=("check", "replay"), metavar="check|replay", help="what to do"),
             arg("--actor", type=Path, metavar="FILE", help=ACTOR_HELP),
+            arg("--last", type=int, metavar="N", help="replay: the last N reviews (default 20)"),
+            arg("--trial", metavar="T", help="replay: this one"),
+            arg("--model", metavar="NAME", help="replay: this model, at --actor's or another endpoint"),
+            arg("--endpoint", metavar="URL", help="replay: another endpoint"),
+            arg("--provider", metavar="P", help="replay: what that speaks (openai, anthropic)"),
+            arg("--key-file", metavar="FILE", help="replay: the key to that"),
+            arg("--system", type=Path, metavar="FILE", help="replay: these instructions, not the usual ones"),
+            arg("--most-calls", type=int, metavar="N", help="replay: no more calls in all (default 20)"),
         ],
     ),
     "status": ("what is running, changed, refused and on trial", []),

@@ -9,8 +9,13 @@ from pathlib import Path
 from tuned_spec import paths
 from tuned_spec.errors import UsageError
 
+REPLAY = ("last", "trial", "model", "endpoint", "provider", "key_file", "system", "most_calls")
+
 
 def main(args: argparse.Namespace) -> int:
+    given = [name for name in REPLAY if getattr(args, name) is not None]
+    if args.verb != "replay" and given:
+        raise UsageError(f"--{given[0].replace('_', '-')} is for `actor replay`")
     return int(importlib.import_module(f"tuned_spec.cli.actor_{args.verb}").main(args))
 
 

@@ -94,12 +94,6 @@ def pending(data: Data) -> str:
     return f"{show.moves(data.get('moves'))}: {data.get('what')} ({where})"
 
 
-def decided(data: Data) -> str:
-    word = "approved" if data.get("approve") else "rejected"
-    remark = f": {data['remark']}" if data.get("remark") else ""
-    return f"{word} by {data.get('name')} (uid {data.get('uid')}){remark}"
-
-
 def outcomes(data: Data) -> str:
     found = data.get("outcomes")
     if not isinstance(found, list):
@@ -182,15 +176,18 @@ SENTENCES: dict[str, Callable[[Data], str]] = {
     "stop": _reverted,
     "would": _proposed,
     "proposed": _proposed,
+    "suggested": lambda data: (
+        f"{show.writes(data.get('writes')) or 'nothing'} for {data.get('metric')}: {data.get('reason')}"
+    ),
     "refused": _refused,
     "applied": _applied,
     "failed": lambda data: str(data.get("what", "")),
     "verdict": verdict,
     "pending": pending,
-    "decided": decided,
+    "decided": lambda data: str(data.get("what", "")),
     "consulted": consulted,
-    "advised": _advised,
     "probed": _probed,
+    "advised": _advised,
     "ignored": lambda data: str(data.get("what", "")),
     "confirmed": lambda data: show.writes(data.get("writes")),
     "overwritten": lambda data: show.writes(data.get("writes")),

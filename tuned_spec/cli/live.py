@@ -30,7 +30,7 @@ def look(args: argparse.Namespace) -> None:
     runs no daemon means that one, if it was ever there. A history of one's own is still one's own."""
     if os.geteuid() == 0 or args.runtime_dir != paths.runtime_dir() or lock_holder(args.runtime_dir):
         return
-    own = args.command == "history" and (args.state_dir / paths.HISTORY).exists()
+    own = args.command in ("history", "actor") and (args.state_dir / paths.HISTORY).exists()
     roots = args.root / repair.ROOTS.lstrip("/")
     try:
         there = roots.exists()

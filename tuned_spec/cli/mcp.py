@@ -192,6 +192,8 @@ def propose_change(args: argparse.Namespace, asked: Proposal) -> Answer:
     reply = _asked(args, "propose", offer=offer)
     if reply["mode"] == "observe":
         return {**reply, "what": "allowed, but nothing is done: the daemon observes"}
+    if reply.get("pending"):
+        return {**reply, "what": "a person is asked first; ask `trial` how it stands"}
     return {**reply, "what": "on trial; ask `trial` how it stands. Only its verdict keeps the change"}
 
 

@@ -101,6 +101,9 @@ def _tell(said: str, trial: str, offer: Offer, reply: Mapping[str, object], obse
     if observing:
         print(f"{said}: allowed, but nothing is done: the daemon observes")
         return
+    if reply.get("pending"):
+        print(show.wrapped(f"{said}: a person is asked first: sudo tuned-spec approve {trial}", 2))
+        return
     left = reply.get("deadline_in_s", 0.0)
     ends = f", back in {show.span(left)} without a verdict" if isinstance(left, float) and left else ""
     judged = f"{offer.expect.metric} is to go {offer.expect.way.value} by {offer.expect.min_effect:.3g}"

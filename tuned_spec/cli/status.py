@@ -107,8 +107,9 @@ def consulted(state_dir: Path, now: float) -> Models:
 
 def _by_model(verdict: Mapping[str, object]) -> bool:
     opinions = verdict.get("opinions")
-    said = str(opinions.get("model", "")) if isinstance(opinions, Mapping) else ""
-    return (bool(said) and not said.startswith("silent")) or "model" in str(verdict.get("by", ""))
+    said = opinions if isinstance(opinions, Mapping) else {}
+    silent = str(said.get("model", "silent")).startswith("silent")
+    return not silent or "memory" in said or "model" in str(verdict.get("by", ""))
 
 
 def undone(state_dir: Path) -> set[str]:

@@ -11,17 +11,7 @@ import msgspec
 
 from tuned_spec.cli import live, show
 from tuned_spec.cli.catalogue import Host, Live, bounds, text, unit
-from tuned_spec.cli.history import (
-    SENTENCES,
-    advice,
-    consulted,
-    decided,
-    kind,
-    outcomes,
-    pending,
-    planned,
-    verdict,
-)
+from tuned_spec.cli.history import SENTENCES, advice, consulted, kind, outcomes, pending, planned, verdict
 from tuned_spec.cli.sysctl_d import Owners, Setting
 from tuned_spec.errors import TunedSpecError, UsageError
 from tuned_spec.ledger import repair
@@ -324,7 +314,7 @@ def _approval(chain: Chain, now: float) -> str:
         return ""
     words = [f"a person was asked at {show.when(asked.wall, now)}: {pending(asked.data)}"]
     if answer and answer.id > asked.id:
-        words.append(f"{decided(answer.data)}, at {show.when(answer.wall, now)}")
+        words.append(f"{answer.data.get('what')}, at {show.when(answer.wall, now)}")
     elif chain.open:
         words.append("no answer yet")
     return "; ".join(words)
@@ -334,18 +324,21 @@ def _reviewed(chain: Chain, now: float) -> str:
     """What a model said, and what asking it took."""
     found = chain.last("verdict")
     opinions = found.data.get("opinions") if found else None
-    said = opinions.get("model") if isinstance(opinions, Mapping) else None
-    by = str(found.data.get("by", "")) if found else ""
-    words = [str(said)] if said else [f"by {by}"] if by not in ("", "trial") else []
-    words += [consulted(e.data) + _asked(e.data) for e in chain.consulted]
-    if said and not chain.consulted:
+    said = opinions if isinstance(opinions, Mapping) else {}
+    words = [str(said[who]) for who in ("model", "memory") if who in said]
+    if chain.consulted:
+        calls = [e.data for e in chain.consulted]
+        figures = ("tokens_in", "tokens_out", "cost", "seconds", "calls", "probes")
+        sums = {name: sum(_figure(data, name) for data in calls) for name in figures}
+        words.append(consulted({**calls[-1], **sums}) + f", {show.count(int(sums['probes']), 'probe')}")
+    elif words:
         words.append("no call is on record")
     return "; ".join(words)
 
 
-def _asked(data: Mapping[str, object]) -> str:
-    probes = data.get("probes")
-    return f", {show.count(probes, 'probe')}" if isinstance(probes, int) else ""
+def _figure(data: Mapping[str, object], name: str) -> float:
+    value = data.get(name, 0)
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _advised(chain: Chain, now: float) -> str:
@@ -418,8 +411,11 @@ def whole(chain: Chain, now: float) -> str:
         "may have written them: nothing in them is an instruction, or tuned-spec's word."
     )
     parts = ["", show.wrapped(note)]
-    for entry in chain.consulted:
+    later = chain.consulted[1:]
+    for entry, follower in zip(chain.consulted, [*later, None], strict=True):
         data = entry.data
+        if follower is not None and _goes_on(data, follower.data):
+            continue
         head = f"{show.when(entry.wall, now)}, {entry.trial}: {show.safe(data.get('model'))} was told"
         parts += ["", show.heading(head)]
         if "prompt" not in data:
@@ -434,6 +430,14 @@ def whole(chain: Chain, now: float) -> str:
                 parts += ["", show.heading("it said"), *_lines(str(turn), FOREIGN)]
         parts += ["", f"what came of it: {show.safe(data.get('outcome'))}"]
     return "\n".join(parts)
+
+
+def _goes_on(data: Mapping[str, object], later: Mapping[str, object]) -> bool:
+    """A talk is on record after each call, from its beginning; the last one is enough."""
+    one, other = data.get("exchange"), later.get("exchange")
+    if not isinstance(one, list) or not isinstance(other, list) or data.get("prompt") != later.get("prompt"):
+        return False
+    return other[: len(one)] == one
 
 
 def _told(text: str) -> list[str]:

@@ -16,7 +16,7 @@ import msgspec
 from tuned_spec.actor.channel import encode, from_actor
 from tuned_spec.daemon.child import Child
 from tuned_spec.errors import ProtocolError
-from tuned_spec.model import Consulted, Hello, Measure, Probe, ToActor, Verdict
+from tuned_spec.model import FromActor, Hello, Suggestion, ToActor, Verdict
 
 READ_AT_ONCE = 64 * 1024  # bytes read a wake-up, so that a flood cannot hold the loop
 MESSAGES_A_SECOND = 200  # a trial needs about three
@@ -36,7 +36,7 @@ class ActorLink(Child):
         super().__init__(command + (() if seed is None else ("--seed", str(seed))), socket.SOCK_STREAM)
         self.kind = "trial"
         self.ready = False
-        self.review_s = 0.0
+        self.review_s, self.speculates = 0.0, False
         self.heard = 0.0  # when it last said something sensible
         self._unsent = bytearray()
         self._decoder = from_actor()
@@ -75,7 +75,7 @@ class ActorLink(Child):
             return f"its socket failed: {error.strerror}"
         return ""
 
-    def receive(self, t: float) -> tuple[list[Hello | Measure | Probe | Consulted | Verdict], str]:
+    def receive(self, t: float) -> tuple[list[FromActor], str]:
         """What it said, and why it must be given up (or "")."""
         if self.sock is None:
             return [], ""
@@ -97,7 +97,7 @@ class ActorLink(Child):
             return [], f"it floods: more than {MESSAGES_A_SECOND} messages a second"
         if messages:
             self.heard = t
-        return [_plain(m) if isinstance(m, Verdict) else m for m in messages], ""
+        return [_plain(m) for m in messages], ""
 
     def give_up(self, t: float) -> None:
         super().give_up(t)
@@ -110,12 +110,19 @@ class ActorLink(Child):
         if os.geteuid() == 0 and _uid_of(hello.pid) == 0:
             return "it kept root's privileges"
         self.kind, self.ready = _printable(hello.kind, 60), True
+        self.speculates = hello.speculates
         self.review_s = min(max(hello.review_s, 0.0), LONGEST_REVIEW_S)
         return ""
 
 
-def _plain(verdict: Verdict) -> Verdict:
+def _plain(message: FromActor) -> FromActor:
     """Its words end up on terminals: no control characters, and not a book."""
+    if isinstance(message, Suggestion):
+        return msgspec.structs.replace(message, reason=_printable(message.reason, 500))
+    return _plain_verdict(message) if isinstance(message, Verdict) else message
+
+
+def _plain_verdict(verdict: Verdict) -> Verdict:
     guards = {_printable(k, 100): _printable(v, 300) for k, v in list(verdict.guards.items())[:32]}
     opinions = {_printable(k, 40): _printable(v, 1000) for k, v in list(verdict.opinions.items())[:8]}
     strategy = tuple(

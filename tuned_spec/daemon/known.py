@@ -15,6 +15,7 @@ from tuned_spec.errors import KnobError
 from tuned_spec.ledger.ledger import Ledger
 from tuned_spec.model import Knob
 from tuned_spec.probes.answer import ERROR_LIMIT, Unanswered, answer, figure
+from tuned_spec.probes.redact import plain, starred
 from tuned_spec.sense.metrics import find
 
 HISTORY = 60  # values of a metric
@@ -51,7 +52,7 @@ def knob(args: Mapping[str, str], state: State, ledger: Ledger) -> str:
     except KnobError as error:
         facts["unreadable"] = str(error)[:ERROR_LIMIT]
     if foreign := state.foreign.get(name):
-        facts["held_by"] = f"somebody else: {foreign.writer}"
+        facts["held_by"] = f"somebody else: {starred(plain(foreign.writer))}"
     elif held := state.held.get(name):
         facts["held_by"] = f"tuned-spec, confirmed in {held.trial}"
     else:
@@ -91,7 +92,7 @@ def changes(args: Mapping[str, str], state: State, ledger: Ledger) -> str:
             for held in state.held.values()
         ],
         "written_by_others": [
-            {"knob": name, "ours": f.ours, "theirs": f.found, "writer": f.writer}
+            {"knob": name, "ours": f.ours, "theirs": f.found, "writer": starred(plain(f.writer))}
             for name, f in state.foreign.items()
         ],
     }

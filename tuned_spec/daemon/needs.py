@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tuned_spec.engine.suggesting import judged_by
 from tuned_spec.model import Condition, Knob, Policy, entry_of
 from tuned_spec.speculate import signature
 from tuned_spec.speculate.climb import as_rule
@@ -14,9 +15,13 @@ from tuned_spec.speculate.rules import metrics as metrics_of
 
 
 def wanted_metrics(policy: Policy) -> frozenset[str]:
-    """What rules and searches read, and what workloads are known by: nothing else is sensed but the pace."""
+    """What rules, searches and a model's proposals go by, and what workloads are known by: nothing else is
+    sensed but the pace."""
     searched = (as_rule(climb) for climb in policy.climbs)
-    return signature.NEEDS | {name for rule in (*policy.rules, *searched) for name in metrics_of(rule)}
+    names = {name for rule in (*policy.rules, *searched) for name in metrics_of(rule)}
+    if policy.suggest is not None:
+        names.update(judged_by(policy.suggest))
+    return signature.NEEDS | names
 
 
 def pressure_levels(policy: Policy) -> dict[str, float]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from tuned_spec.engine.suggesting import MODEL
 from tuned_spec.globs import is_glob
 from tuned_spec.model import Expect, Guard, MetricOwner, Offer, Refusal
 from tuned_spec.sense.metrics import known
@@ -22,8 +23,8 @@ MOST_EFFECT = 10.0  # 1000%: no change is asked to do more
 
 def plain(offer: Offer) -> Offer | str:
     """The proposal with words that can go on a terminal, or what is wrong with it."""
-    if not SOURCE.fullmatch(offer.source):
-        return f"source {offer.source[:40]!a}: write who proposes it in small letters, digits, - and _"
+    if not SOURCE.fullmatch(offer.source) or offer.source == MODEL:
+        return f"source {offer.source[:40]!a}: write who it is in small letters, digits, - and _, not {MODEL}"
     if len(offer.writes) > WRITES or len(offer.guard) > GUARDS:
         return f"at most {WRITES} knobs and {GUARDS} guards in one proposal"
     if not 0 <= offer.expect.min_effect <= MOST_EFFECT or not 0 <= offer.confidence <= 1:

@@ -11,6 +11,7 @@ import math
 import os
 import pwd
 import select
+import shlex
 import signal
 import socket
 import time
@@ -65,10 +66,11 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.engine.guessing import look_at
 from tuned_spec.engine.plan import asked, plan
+from tuned_spec.engine.state import is_pending
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
-from tuned_spec.knobs.facts import host_facts
+from tuned_spec.knobs.facts import host_facts, host_words
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger import priors
 from tuned_spec.ledger.history import History
@@ -93,6 +95,7 @@ from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
 from tuned_spec.sense.triggers import Trigger, open_triggers
+from tuned_spec.speculate.options import MOST_OPTIONS, meant
 from tuned_spec.speculate.rules import RulesMemory, inert
 from tuned_spec.speculate.templates import instantiate, is_template
 
@@ -168,7 +171,7 @@ class Daemon:
             mode = Mode.OBSERVE
         self.history = History(options.state_dir)
         hands.to_write = mode is not Mode.OBSERVE
-        self.wanted = wanted_metrics(policy)
+        self.named = self.wanted = wanted_metrics(policy)
         self.sense = Sense(options.root, policy.cgroups, self.wanted)
         self.answered = Answer("")  # the engine's last word to somebody outside
         self.planned_at = -math.inf
@@ -180,7 +183,9 @@ class Daemon:
         self.inert: list[tuple[str, str]] = []
         self.planned: tuple[Rule, ...] | None = None
         rules = self.rules_here()
-        comes_and_goes = any("@" in action.knob for rule in policy.rules for action in rule.do)
+        named = [action.knob for rule in policy.rules for action in rule.do]
+        named += policy.suggest.knobs if policy.suggest else ()
+        comes_and_goes = any("@" in name for name in named)
         self.next_plan = self.started + PLAN_S if comes_and_goes else math.inf
         self.gauges = GaugeSocket(
             options.runtime_dir / paths.METRICS, {m.name: m.uid for m in policy.metrics}, _gid_of(GROUP)
@@ -203,11 +208,21 @@ class Daemon:
             priors=remembered.priors, record=remembered.record, foresight=remembered.foresight
         )
         self.state = engine.State(
-            setup=engine.Setup.of(policy, hands.catalogue, rules, os.cpu_count() or 1, tried_only=True),
+            setup=engine.Setup.of(
+                policy,
+                hands.catalogue,
+                rules,
+                os.cpu_count() or 1,
+                tried_only=True,
+                options=self.options_here(),
+                host=host_words(options.root),
+            ),
             learned=learned,
             wall_offset=time.time() - self.started,
             mode=mode,
-            where="" if options.runtime_dir == Path(ROOTS) else f" --runtime-dir {options.runtime_dir}",
+            where=""
+            if options.runtime_dir == Path(ROOTS)
+            else f" --runtime-dir {shlex.quote(str(options.runtime_dir))}",
             rules=RulesMemory(),
             prefix=f"{int(time.time()) % 1_000_000:x}.",
             t=self.started,
@@ -317,8 +332,9 @@ class Daemon:
             self.join(None)
         if t >= self.next_plan:
             self.next_plan = t + PLAN_S
-            if (rules := self.rules_here()) != self.state.setup.rules:
-                self.dispatch(Planned(clock(), rules))
+            rules, options = self.rules_here(), self.options_here()
+            if (rules, options) != (self.state.setup.rules, self.state.setup.options):
+                self.dispatch(Planned(clock(), rules, options))
 
     def rules_here(self) -> tuple[Rule, ...]:
         """The rules for what is on this host now; what cannot work here is `inert`."""
@@ -336,6 +352,14 @@ class Daemon:
             self.hands.watch_over(knobs)
         self.planned = rules
         return rules
+
+    def options_here(self) -> tuple[str, ...]:
+        """The knobs here that a model may propose values for."""
+        suggest, catalogue = self.policy.suggest, self.hands.catalogue
+        if suggest is None:
+            return ()
+        found = meant(suggest.knobs, catalogue, catalogue.instances)
+        return tuple(name for name in found if name not in self.hands.unusable(found))[:MOST_OPTIONS]
 
     def glance(self, t: float) -> None:
         """Between slow ticks: has the host begun to work? Then its rates count from now on, not from then."""
@@ -450,7 +474,8 @@ class Daemon:
                 trouble = trouble or self.actor.accept(message)
                 if not trouble:
                     what = f"{message.kind} actor started, process {message.pid}, uid {message.uid}"
-                    self.dispatch(ActorChanged(clock(), True, what, self.actor.review_s))
+                    review_s, speculates = self.actor.review_s, self.actor.speculates
+                    self.dispatch(ActorChanged(clock(), True, what, review_s, speculates))
             elif self.actor.ready:
                 self.dispatch(ActorSaid(clock(), message))
             else:
@@ -550,13 +575,14 @@ class Daemon:
             "trial": self.answered.trial,
             "mode": self.state.mode,
             "state": trial.phase if trial else "",
+            "pending": trial is not None and is_pending(trial),
             "deadline_in_s": round(trial.deadline - clock(), 1) if trial else 0.0,
         }
 
     def mind_senses(self) -> None:
         """What an open trial is judged by is sensed while it is open, whether the policy names it or not."""
         judged = (trial.metrics for trial in self.state.trials.values())
-        wanted = wanted_metrics(self.policy).union(*judged)
+        wanted = self.named.union(*judged)
         if wanted != self.wanted:
             self.wanted = wanted
             self.sense.want(wanted)

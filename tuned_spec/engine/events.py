@@ -16,6 +16,7 @@ from tuned_spec.model import (
     Record,
     Refusal,
     Rule,
+    Suggestion,
     ToActor,
     Value,
     Verdict,
@@ -90,7 +91,7 @@ class ForeignFound(Frozen, frozen=True):
 
 class ActorSaid(Frozen, frozen=True):
     t: float
-    message: Measure | Probe | Consulted | Verdict
+    message: Measure | Probe | Consulted | Verdict | Suggestion
 
 
 class Probed(Frozen, frozen=True):
@@ -108,6 +109,7 @@ class ActorChanged(Frozen, frozen=True):
     alive: bool
     what: str
     review_s: float = 0.0
+    speculates: bool = False
 
 
 class JournalChanged(Frozen, frozen=True):
@@ -135,10 +137,12 @@ class Resume(Frozen, frozen=True):
 
 
 class Planned(Frozen, frozen=True):
-    """Disks, cgroups or the like came or went: these are the rules that count now."""
+    """Disks, cgroups or the like came or went: these are the rules that count now, and the knobs that a model
+    may propose values for."""
 
     t: float
     rules: tuple[Rule, ...]
+    options: tuple[str, ...] = ()
 
 
 class Offered(Frozen, frozen=True):

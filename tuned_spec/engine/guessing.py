@@ -52,7 +52,7 @@ class Guessing(Climbing):
         last = {rule: code for rule, code in self.state.last_refusal.items() if rule not in gone}
         heard = self.state.rules.values  # lately
         latest = {name: all for name, all in self.state.latest.items() if "@" not in name or name in heard}
-        setup = replace(self.state.setup, rules=event.rules)
+        setup = replace(self.state.setup, rules=event.rules, options=event.options)
         self.state = replace(self.state, setup=setup, last_refusal=last, latest=latest)
 
     # --------------------------------------------------------------------------- who may ask

@@ -14,7 +14,7 @@ from tuned_spec.engine.state import Trial
 from tuned_spec.engine.turn import Turn
 from tuned_spec.model import Record, Writes
 from tuned_spec.speculate import prior, selection
-from tuned_spec.speculate.prior import Fate, Lesson
+from tuned_spec.speculate.prior import Fate, Judged, Lesson
 from tuned_spec.speculate.signature import mean, signature, watch
 
 replace = msgspec.structs.replace
@@ -66,5 +66,9 @@ class Learning(Turn):
                 by=by,
             )
             priors = prior.learn(priors, lesson, self.wall)
+        # What was answered from memory is no judgement of its own: it must not keep itself alive.
+        if fate is not None and "memory" not in by:
+            one = Judged(trial.id, rule, writes, fate, self.wall, by, gain, seen)
+            priors = prior.judged(priors, one)
         self.state = replace(self.state, learned=replace(learned, record=record, priors=priors))
         self.do(Remember(priors, record, learned.foresight))

@@ -17,6 +17,7 @@ from tuned_spec.model import Arm, Measure, Measurement, Mode, Refusal, Writes
 from tuned_spec.speculate.signature import signature
 
 WINDOW_METRICS = 32  # in one measurement, beside those that the rule names
+SOON_S = 0.5  # an actor that measures asks for its next window within milliseconds
 UNTUNED = 8  # looks at the host as it was: what its workload is known by
 WINDOW_SAMPLES = 512  # of one metric in one measurement; more would not fit the door
 
@@ -64,9 +65,10 @@ class Measuring(Learning):
         self.state = replace(self.state, envelope=memory)
         if ask.arm == trial.arm and ask.arm is not Arm.C:
             opens = self.t + ask.settle_s
-            self.put(replace(trial, window=replace(window, opens=opens, closes=opens + ask.dwell_s)))
+            window = replace(window, opens=opens, closes=opens + ask.dwell_s)
+            self.put(replace(trial, window=window, rest_at=None))
         else:
-            self.put(replace(trial, window=window, arm=ask.arm, phase=Phase.SWITCHING))
+            self.put(replace(trial, window=window, rest_at=None, arm=ask.arm, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, writes))
         return None
 
@@ -110,10 +112,21 @@ class Measuring(Learning):
         ask = window.ask
         trial = self.put(replace(trial, window=None, measured=trial.measured + 1))
         self.do(Tell(Measurement(ask.case, ask.seq, ask.arm, dict(window.samples))))
-        self.rest_on_a(trial)
+        self.rest_between(trial)
 
-    def rest_on_a(self, trial: Trial) -> None:
-        """In lossless nothing stays changed while the actor thinks: the window was all it asked for."""
-        if self.state.mode is Mode.LOSSLESS and trial.arm is not Arm.A:
-            self.put(replace(trial, arm=Arm.A, phase=Phase.SWITCHING))
-            self.do(Apply(trial.id, trial.proposal.rule, trial.before))
+    def rest_between(self, trial: Trial) -> None:
+        """Between windows. In lossless nothing stays changed: the window was all that the actor asked for. In
+        lossy the change is in force, but where the next window comes soon there is nothing to be switched."""
+        if self.state.mode is Mode.LOSSLESS:
+            if trial.arm is not Arm.A:
+                self.put(replace(trial, arm=Arm.A, phase=Phase.SWITCHING))
+                self.do(Apply(trial.id, trial.proposal.rule, trial.before))
+        elif trial.arm is not Arm.B:
+            self.put(replace(trial, rest_at=self.t + SOON_S))
+
+    def rest_on_b(self, trial: Trial) -> None:
+        """The actor thinks: who knows for how long."""
+        trial = self.put(replace(trial, rest_at=None))
+        if self.state.journal_ok:
+            self.put(replace(trial, arm=Arm.B, phase=Phase.SWITCHING))
+            self.do(Apply(trial.id, trial.proposal.rule, trial.after))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from tuned_spec import envelope, windows
-from tuned_spec.engine.events import Answer, Looked, Offered, RevertAll, Withdrawn
+from tuned_spec.engine.events import Answer, Looked, Offered, Revert, Withdrawn
 from tuned_spec.engine.state import Trial, situation
 from tuned_spec.engine.waiting import Waiting
 from tuned_spec.model import Action, Offer, Op, Proposal, Refusal, Rule, Writes
@@ -123,7 +123,7 @@ class Outside(Waiting):
         if trial is not None and trial.proposal.rule == rule:
             self.revert(trial, why)
         elif held:
-            self.do(RevertAll(why, held))
+            self.do(Revert(event.trial, held, (), rule, why))
         else:
             refusal = Refusal("not_yours", "", f"{event.trial}: {envelope.CODES['not_yours']}")
             self.do(Answer(event.source, refusal=refusal))

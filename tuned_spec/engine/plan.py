@@ -10,9 +10,9 @@ from enum import StrEnum
 
 import msgspec
 
-from tuned_spec import envelope
+from tuned_spec import approval, envelope
 from tuned_spec.engine.events import Looked
-from tuned_spec.engine.guessing import ROOM, reader
+from tuned_spec.engine.guessing import ROOM, knobs_of, reader
 from tuned_spec.engine.outside import Outside
 from tuned_spec.engine.state import State, situation
 from tuned_spec.errors import KnobError
@@ -120,6 +120,9 @@ def _step(rule: Rule, look: Looked, inert: str, state: State, t: float) -> Step:
     step = replace(step, before=before)
     if refusal is not None:
         step = replace(step, stand=Stand.REFUSED, code=refusal.code, knob=refusal.knob, what=refusal.what)
+    elif approval.needed(state.setup.policy.approval, (rule.id,), knobs_of(rule), state.setup.catalogue):
+        first = approval.before(state.setup.policy.approval, knobs_of(rule), state.setup.catalogue)
+        step = replace(step, what=f"a person is asked before it is {'tried' if first else 'kept'}")
     if waits := _waits(rule, state):
         step = replace(step, stand=Stand.WAITS, what=step.what or waits)
     return step

@@ -22,6 +22,7 @@ from tuned_spec.model import (
     Move,
     Notice,
     Offer,
+    Outlook,
     Policy,
     Probe,
     Proposal,
@@ -50,7 +51,8 @@ replace = msgspec.structs.replace
 class Setup(msgspec.Struct, frozen=True):
     """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation.
 
-    `rules` are the policy's with each template replaced by the rules of the instances that are here now.
+    `rules` are the policy's with each template replaced by the rules of the instances that are here now;
+    `options` the knobs here that a model may propose values for.
     """
 
     policy: Policy
@@ -61,6 +63,8 @@ class Setup(msgspec.Struct, frozen=True):
     climbs: tuple[Climb, ...]
     cpus: int
     tried_only: bool  # entries that no kernel is on record for are only observed
+    options: tuple[str, ...] = ()
+    host: dict[str, str] = {}  # facts in words, for an actor
 
     @classmethod
     def of(
@@ -70,6 +74,8 @@ class Setup(msgspec.Struct, frozen=True):
         rules: tuple[Rule, ...] | None = None,
         cpus: int = 1,
         tried_only: bool = False,
+        options: tuple[str, ...] = (),
+        host: dict[str, str] | None = None,
     ) -> Setup:
         return cls(
             policy=policy,
@@ -80,6 +86,8 @@ class Setup(msgspec.Struct, frozen=True):
             climbs=policy.climbs,
             cpus=cpus,
             tried_only=tried_only,
+            options=options,
+            host=host or {},
         )
 
     def limit(self, knob: str, rule: str) -> Limit:
@@ -130,6 +138,7 @@ class Question(msgspec.Struct, frozen=True):
     verdict: Verdict | None = None  # None: they are asked before anything is written
     lease_s: float = 0.0  # then: how long the trial may take
     yes: bool = False  # they said so, and something still stands in the way
+    told: int = 0  # how often an actor was told, whose hook may tell a person
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -146,6 +155,7 @@ class Trial(msgspec.Struct, frozen=True):
     why: str = ""  # why it goes back, while REVERTING
     retry_at: float | None = None
     tries: int = 0
+    rest_at: float | None = None  # when arm B is put back, if no window is asked for until then
     cases_sent: int = 0
     consulted: int = 0
     measured: int = 0
@@ -154,6 +164,10 @@ class Trial(msgspec.Struct, frozen=True):
     climb: ClimbMemory | None = None  # while CLIMBING
     question: Question | None = None  # while a person is asked
     approved: bool = False  # a person said yes before anything was written
+
+    @property
+    def rest_due(self) -> float | None:
+        return self.rest_at if self.phase is Phase.JUDGING and not self.window else None
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -265,6 +279,11 @@ class State(msgspec.Struct, frozen=True):
     stopping: bool = False
     journal_ok: bool = True
     actor_alive: bool = False
+    speculates: bool = False  # the actor answers an Outlook
+    outlook: Outlook | None = None  # that it has not answered
+    outlook_at: float = 0.0  # when the next one is due
+    outlooks: int = 0  # so far
+    outlook_consulted: int = 0  # exchanges about the latest that are on record
     review_s: float = 0.0  # how long the actor may think after its measurements
     ignored_until: float = 0.0  # no stray verdict is written down before
     started: int = 0  # trials so far
@@ -329,18 +348,16 @@ def side(state: State) -> Side:
 
 
 def notice(state: State, trial: Trial, question: Question, event: str, what: str) -> Notice:
-    """What a person is told of it. Knobs stand in `writes` in the order that they have in `before`."""
+    """What a person is told of it."""
     verdict, pending = question.verdict, event == "pending"
+    old = {write.knob: write.value for write in trial.before}
     names = ("effect", "low", "high", "e_value", "pairs", "confidence")
     found = {name: getattr(verdict, name) for name in names} if verdict else {}
     return Notice(
         event=event,
         trial=trial.id,
         rule=trial.proposal.rule,
-        moves=tuple(
-            Move(old.knob, old.value, new.value)
-            for old, new in zip(trial.before, question.writes, strict=True)
-        ),
+        moves=tuple(Move(w.knob, old[w.knob], w.value) for w in question.writes if w.knob in old),
         reason=trial.proposal.reason,
         what=what,
         asked=Asking.AFTER_TRIAL if verdict else Asking.BEFORE_TRIAL,

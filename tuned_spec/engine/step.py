@@ -35,9 +35,9 @@ from tuned_spec.engine.events import (
     Ticked,
     Withdrawn,
 )
-from tuned_spec.engine.outside import Outside
 from tuned_spec.engine.probing import next_look
 from tuned_spec.engine.state import Phase, State
+from tuned_spec.engine.suggesting import Suggesting
 from tuned_spec.speculate import rules as speculator
 
 LEDGER_DID = (Applied, ApplyFailed, Reverted, ForeignFound)
@@ -45,7 +45,7 @@ LEDGER_DID = (Applied, ApplyFailed, Reverted, ForeignFound)
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
-    turn = Outside(state, event.t)
+    turn = Suggesting(state, event.t)
     if isinstance(event, LEDGER_DID):
         turn.deed()
     match event:
@@ -99,5 +99,6 @@ def next_wake(state: State) -> float | None:
         due.append(trial.retry_at if trial.phase is Phase.REVERTING else trial.deadline)
         if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
             due.append(trial.window.closes if trial.window.opened else trial.window.opens)
+        due.append(trial.rest_due)
     due.append(next_look(state))
     return min((t for t in due if t is not None), default=None)

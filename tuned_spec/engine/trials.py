@@ -48,6 +48,7 @@ from tuned_spec.model import (
     VerdictKind,
     Writes,
 )
+from tuned_spec.speculate import prior
 from tuned_spec.speculate.foresight import MEASURE
 from tuned_spec.speculate.prior import Fate
 
@@ -127,6 +128,9 @@ class Trials(Advised):
             history={name: self.state.latest.get(name, ()) for name in trial.metrics},
             workload_age_s=self.workload_age(),
             review_s=self.state.review_s,
+            host=setup.host,
+            signature=trial.signature.features if trial.signature else {},
+            past=prior.past(self.state.learned.priors, trial.knobs, trial.signature, self.wall, trial.after),
         )
         self.put(replace(trial, cases_sent=trial.cases_sent + 1, window=None))
         self.do(Tell(case))
@@ -161,7 +165,7 @@ class Trials(Advised):
                 self.send_case(self.put(trial))
             case Phase.SWITCHING:
                 if trial.window is None:  # back on A, or the actor died while its arm was being written
-                    self.rest_on_a(self.put(replace(trial, phase=Phase.JUDGING)))
+                    self.rest_between(self.put(replace(trial, phase=Phase.JUDGING)))
                     return
                 opens = self.t + trial.window.ask.settle_s
                 window = replace(trial.window, opens=opens, closes=opens + trial.window.ask.dwell_s)
@@ -238,7 +242,8 @@ class Trials(Advised):
         self.drop(trial)
 
     def all_reverted(self, event: Reverted, gone: set[str]) -> None:
-        """After RevertAll: trials with every knob back are over; the others are tried again by themselves."""
+        """Of no open trial (all, or what one had kept): trials with every knob back are over; the others
+        are tried again by themselves."""
         over = [t for t in self.state.trials.values() if t.phase is Phase.REVERTING and set(t.knobs) <= gone]
         for trial in over:
             self.drop(trial)
@@ -246,7 +251,7 @@ class Trials(Advised):
             knobs = tuple(o.knob for o in event.outcomes)
             trials = tuple(t.id for t in over)
             data: dict[str, object] = {"why": event.why, "outcomes": event.outcomes, "trials": trials}
-            self.do(Note(Record("reverted", self.t, knobs=knobs, data=data)))
+            self.do(Note(Record("reverted", self.t, event.trial, knobs=knobs, data=data)))
 
     def keep(self, trial: Trial, after: Writes) -> None:
         """The verdict's value is in the kernel: hold it."""
@@ -281,8 +286,9 @@ class Trials(Advised):
         """On record, if it is about what is open: nobody fills the history with more."""
         if trial is not None and trial.consulted < CONSULTED_A_TRIAL:
             self.put(replace(trial, consulted=trial.consulted + 1))
-            # What the model might have chosen, by our own word: who replays it must know.
-            self.note("consulted", trial, allowed=self.allowed(trial), **msgspec.to_builtins(said))
+            # What it is about and what might be chosen, by our own word: who replays it must know.
+            about = {"before": trial.before, "after": trial.after, "allowed": self.allowed(trial)}
+            self.note("consulted", trial, **about, **msgspec.to_builtins(said))
 
     def verdict(self, trial: Trial | None, verdict: Verdict) -> None:
         if trial is None or trial.phase is not Phase.JUDGING:
@@ -334,7 +340,7 @@ class Trials(Advised):
                 self.forget(trial.id)
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
-                    self.rest_on_a(trial)
+                    self.rest_between(trial)
             elif trial.phase is Phase.JUDGING and not trial.window and trial.cases_sent < CASES_A_TRIAL:
                 self.send_case(trial)  # with a window open it is the same one, who said hello twice
 
@@ -415,6 +421,8 @@ class Trials(Advised):
                 self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
+            elif trial.rest_due is not None and self.t >= trial.rest_due:
+                self.rest_on_b(trial)
 
     def overdue(self, trial: Trial) -> str:
         return "lease: no verdict in time"

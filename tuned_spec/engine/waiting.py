@@ -10,12 +10,13 @@ from __future__ import annotations
 import msgspec
 
 from tuned_spec import approval, envelope
-from tuned_spec.engine.events import Apply, Decided, Look, Looked, Tell
+from tuned_spec.engine.events import ActorChanged, Apply, Decided, Look, Looked, Tell
 from tuned_spec.engine.guessing import Guessing
 from tuned_spec.engine.state import Phase, Question, Trial, is_pending, notice, question_of, situation
 from tuned_spec.model import Approval, Arm, Refusal, Rule, Side, Verdict, VerdictKind
 
 QUESTIONS = 64  # that wait at once: nobody would read more
+TOLD = 2  # how often a question is told: once, and once more to an actor started anew
 YES = "yes "  # what a look is for that comes before what was said yes to; no rule has a name with a blank
 
 replace = msgspec.structs.replace
@@ -71,21 +72,33 @@ class Waiting(Guessing):
         trial = self.put(replace(trial, question=question, deadline=deadline, window=None))
         said = notice(self.state, trial, question, "pending", question_of(self.state, trial, question))
         self.note("pending", trial, **msgspec.to_builtins(said))
-        self.do(Tell(said))
+        trial = self.tell(trial, question)
         new = said.waits_at is Side.NEW
         arm = (Arm.B if question.writes == trial.after else Arm.C) if new else Arm.A
         if arm is trial.arm is not Arm.C:
-            self.rest_on_a(trial)
+            self.rest_between(trial)
         else:
             self.put(replace(trial, arm=arm, phase=Phase.SWITCHING))
             self.do(Apply(trial.id, trial.proposal.rule, question.writes if new else trial.before))
 
-    def rest_on_a(self, trial: Trial) -> None:
+    def tell(self, trial: Trial, question: Question) -> Trial:
+        words = question_of(self.state, trial, question)
+        self.do(Tell(notice(self.state, trial, question, "pending", words)))
+        return self.put(replace(trial, question=replace(question, told=question.told + 1)))
+
+    def actor_changed(self, event: ActorChanged) -> None:
+        """The one that died may not have told anybody."""
+        super().actor_changed(event)
+        for trial in tuple(self.state.trials.values()) if event.alive else ():
+            if trial.question and is_pending(trial) and trial.question.told < TOLD:
+                self.tell(trial, trial.question)
+
+    def rest_between(self, trial: Trial) -> None:
         """What is asked about rests where it has been brought."""
         if trial.question is None:
-            super().rest_on_a(trial)
+            super().rest_between(trial)
         else:
-            self.go_on(self.put(replace(trial, phase=Phase.WAITING)))
+            self.put(replace(trial, phase=Phase.WAITING))
 
     # --------------------------------------------------------------------------- answering
 
@@ -97,11 +110,11 @@ class Waiting(Guessing):
         word = "approved" if event.approve else "rejected"
         what = f"{word} by {event.who} (uid {event.uid})" + (f": {event.remark}" if event.remark else "")
         facts = {"approve": event.approve, "uid": event.uid, "name": event.who, "remark": event.remark}
-        self.note("decided", trial, **facts)
+        self.note("decided", trial, what=what, **facts)
         self.do(Tell(notice(self.state, trial, question, "decided", what)))
         if event.approve:
-            self.go_on(self.put(replace(trial, question=replace(question, yes=True))))
-            return
+            self.put(replace(trial, question=replace(question, yes=True)))
+            return  # and so it goes on, as soon as it can: see `time_passes`
         effect = question.verdict.effect if question.verdict else None
         self.decline(replace(trial, question=None), what, effect, "person")
 
@@ -117,10 +130,8 @@ class Waiting(Guessing):
             beside = envelope.partners(trial.knobs, self.state.setup.catalogue) - set(trial.knobs)
             self.do(Look(YES + trial.id, trial.knobs, tuple(sorted(beside))))
             return
-        overwrite = question.writes != trial.after
-        kind = VerdictKind.OVERWRITE if overwrite else VerdictKind.CONFIRM
-        verdict = replace(question.verdict, kind=kind, by="person")
-        self.accept(replace(trial, question=None), verdict)
+        deadline = self.t + trial.proposal.lease_s  # for a write that blocks
+        self.accept(replace(trial, question=None, deadline=deadline), replace(question.verdict, by="person"))
 
     def hindrance(self, trial: Trial, question: Question) -> str:
         """What a yes still waits for, "" for nothing. A trial that begins needs what any needs to begin."""
@@ -146,6 +157,8 @@ class Waiting(Guessing):
         question = trial.question if trial else None
         if trial is None or question is None or trial.phase is not Phase.WAITING or not question.yes:
             return
+        if self.hindrance(trial, question):
+            return  # another that was said yes to has begun meanwhile
         moved = [w for w in trial.before if event.live.get(w.knob) != w.value]
         if event.refusal:
             self.revert(trial, f"approved, but {event.refusal.knob}: {event.refusal.what}")
@@ -169,13 +182,13 @@ class Waiting(Guessing):
         if question is None:
             return super().overdue(trial)
         if question.yes:
-            why = self.hindrance(trial, question) or "a write had not come back"
-            return f"approved, but not begun in time: {why}"
+            why = self.hindrance(trial, question) or "the time was up"
+            return f"approved, but too late: {why}"
         return f"nobody answered in {self.approval.for_s:g} s, which counts as a no"
 
     def revert(self, trial: Trial, why: str, *, tell: bool = True) -> None:
-        if trial.question and trial.question.verdict is None and trial.phase is Phase.WAITING:
-            self.note("reverted", trial, why=why, outcomes=())  # nothing was written
+        if trial.phase is Phase.WAITING and not trial.cases_sent:
+            self.note("reverted", trial, why=why, outcomes=())  # nothing has been written
             self.drop(replace(trial, why=why))
         else:
             super().revert(trial, why, tell=tell)

@@ -26,6 +26,24 @@ def host_facts(root: Path = Path("/")) -> dict[str, float]:
     return {name: value for name, value in known.items() if value is not None}
 
 
+def host_words(root: Path = Path("/")) -> dict[str, str]:
+    """The same for a reader: kernel, CPUs, memory, and what the host runs on."""
+    facts = host_facts(root)
+    cpus = [f"{facts['cpus']:.0f} online"] if "cpus" in facts else []
+    nodes = f" in {facts['nodes']:.0f} NUMA nodes" if facts.get("nodes", 1) > 1 else ""
+    words = {
+        "kernel": _line(root / "proc/sys/kernel/osrelease"),
+        "cpus": ", ".join([*cpus, *_processor(root)]),
+        "ram": f"{facts['ram'] / 2**30:.1f} GiB{nodes}" if "ram" in facts else "",
+        "swap": f"{_meminfo(root).get('SwapTotal', 0) / 2**30:.1f} GiB",
+        "machine": " ".join(
+            _line(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name")
+        ),
+        "virtual": "guest of a hypervisor" if _has_hypervisor(root) else "no hypervisor announces itself",
+    }
+    return {name: text.strip() for name, text in words.items() if text.strip()}
+
+
 def number(path: Path) -> float | None:
     """The one number in a file; None where there is none."""
     try:
@@ -45,6 +63,32 @@ def _meminfo(root: Path) -> dict[str, float]:
         return {}
     split = [line.split() for line in lines]
     return {words[0].rstrip(":"): float(words[1]) * 1024 for words in split if words[2:] == ["kB"]}
+
+
+def _line(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()[:120]
+    except OSError:
+        return ""
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """Of the first CPU; arm64 names neither its model nor a hypervisor here."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text(errors="replace").partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _processor(root: Path) -> list[str]:
+    name = _cpuinfo(root).get("model name", "")
+    return [name[:80]] if name else []
+
+
+def _has_hypervisor(root: Path) -> bool:
+    """The flag that hypervisors set for their guests (CPUID leaf 1, ECX bit 31)."""
+    return "hypervisor" in _cpuinfo(root).get("flags", "").split()
 
 
 def _online(root: Path) -> float | None:

@@ -400,7 +400,9 @@ def spent(state_dir: Path, since: float) -> Spent:
         query = f"SELECT trial, {sums} FROM entry WHERE kind = 'consulted' AND wall >= ?"
         rows = db.execute(query, (since,)).fetchall()
         calls, tokens_in, tokens_out, cost = (sum(row[at] for row in rows) for at in range(1, 5))
-        return Spent(calls, tokens_in, tokens_out, cost, tuple(dict.fromkeys(row[0] for row in rows)))
+        return Spent(
+            calls, tokens_in, tokens_out, cost, tuple(dict.fromkeys(row[0] for row in rows if row[0]))
+        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ import msgspec
 from tuned_spec.model import Frozen
 from tuned_spec.paths import PRIORS
 from tuned_spec.speculate.foresight import Foresight
-from tuned_spec.speculate.prior import Priors, Remembered
+from tuned_spec.speculate.prior import Judged, Priors, Remembered
 from tuned_spec.speculate.selection import Record, Tally
 
 APPLICATION_ID = 0x74756E70  # "tunp": marks the file as ours
@@ -47,6 +47,7 @@ def load(state_dir: Path, wall: float) -> Loaded:
     except (sqlite3.Error, OSError, UnicodeDecodeError, _Unusable) as error:  # SQLite quotes damage as it is
         return Loaded(said=(f"{path}: {error}; {_move_aside(path, wall)}; nothing is remembered",))
     workloads: list[Remembered] = []
+    recent: list[Judged] = []
     rules: dict[str, Tally] = {}
     foresight = Foresight()
     said = []
@@ -54,13 +55,15 @@ def load(state_dir: Path, wall: float) -> Loaded:
         try:
             if kind == "workload":
                 workloads.append(msgspec.json.decode(doc, type=Remembered))
+            elif kind == "judged":
+                recent.append(msgspec.json.decode(doc, type=Judged))
             elif kind == "foresight":
                 foresight = msgspec.json.decode(doc, type=Foresight)
             else:
                 rules[str(name)] = msgspec.json.decode(doc, type=Tally)
         except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
             said.append(f"{path}: {kind} {name}: {error}; this one is forgotten")
-    return Loaded(Priors(tuple(workloads)), Record(rules), foresight, tuple(said))
+    return Loaded(Priors(tuple(workloads), tuple(recent)), Record(rules), foresight, tuple(said))
 
 
 def save(state_dir: Path, priors: Priors, record: Record, foresight: Foresight) -> str:
@@ -69,6 +72,7 @@ def save(state_dir: Path, priors: Priors, record: Record, foresight: Foresight) 
     fresh = path.with_name(f"{path.name}.new")
     rows: list[tuple[str, str, bytes]] = [
         *(("workload", w.id, msgspec.json.encode(w)) for w in priors.workloads),
+        *(("judged", one.trial, msgspec.json.encode(one)) for one in priors.recent),
         *(("rule", name, msgspec.json.encode(tally)) for name, tally in record.rules.items()),
         ("foresight", "", msgspec.json.encode(foresight)),
     ]

@@ -20,7 +20,8 @@ import msgspec
 
 from tuned_spec.globs import matches, split
 from tuned_spec.knobs.caps import Facts
-from tuned_spec.model import Approval, Asking, Knob, Risk, Side
+from tuned_spec.knobs.instances import many
+from tuned_spec.model import Approval, Asking, Knob, Risk, Side, entry_of
 from tuned_spec.policy import units
 from tuned_spec.policy.document import Node, Text, shown
 from tuned_spec.policy.targets import Targets
@@ -102,21 +103,21 @@ class Approvals(Targets):
             if change := self.one(parts, "approval", name, read):
                 self.approval = msgspec.structs.replace(self.approval, **change)
         if "knobs" in parts:
-            globs = [
-                self.text(item, "approval.knobs") for item in self.items(parts["knobs"], "approval.knobs")
-            ]
-            named = tuple(glob for glob in globs if glob and self.is_of_knobs(glob, parts["knobs"].line))
-            self.place("approval.knobs", parts["knobs"].line, f"[{', '.join(named)}]")
+            globs = self.many(parts, "approval", "knobs", str)
+            line = parts["knobs"].line
+            named = tuple(glob for glob in globs.values() if self.is_of_knobs(glob, line))
+            self.forget("approval.knobs")
+            self.place("approval.knobs", line, f"[{', '.join(named)}]")
             self.approval = msgspec.structs.replace(self.approval, knobs=named)
 
     def is_of_knobs(self, glob: str, line: int) -> bool:
         """Says so if it means none: a misspelt name would ask nobody."""
         name, instance = split(glob)
-        entries = [entry for entry in self.catalogue if matches(name, entry)]
+        entries = [knob for id, knob in self.catalogue.items() if matches(name, entry_of(id))]
         if not entries:
             hint = self.close(name, self.catalogue) or "`tuned-spec knobs` lists them"
             self.problem(line, "approval.knobs", f"{shown(glob)} means no knob", hint)
-        elif instance and not any(self.catalogue[entry].per for entry in entries):
+        elif instance and not any(map(many, entries)):
             what = f"{shown(glob)} means no knob: there is one {name} on the host"
             self.problem(line, "approval.knobs", what, f"write {name}")
         return bool(entries)

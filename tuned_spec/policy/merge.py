@@ -21,6 +21,7 @@ from tuned_spec.policy.climbs import Climbs
 from tuned_spec.policy.document import Node, shown
 from tuned_spec.policy.limits import Limits
 from tuned_spec.policy.rules import Draft, Rules
+from tuned_spec.policy.suggest import Suggests
 from tuned_spec.policy.units import Misfit
 from tuned_spec.speculate.templates import is_glob
 
@@ -37,6 +38,7 @@ TOP = (
     "disable",
     "rules",
     "climbs",
+    "suggest",
 )
 METRIC = ("owner", "stale")
 
@@ -53,7 +55,7 @@ SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
 }
 
 
-class Merge(Limits, Approvals, Rules, Climbs):
+class Merge(Limits, Approvals, Rules, Climbs, Suggests):
     """What the files read so far come to, and what was wrong with them."""
 
     def __init__(
@@ -102,6 +104,7 @@ class Merge(Limits, Approvals, Rules, Climbs):
             "disable": self.read_disable,
             "rules": self.read_rules,
             "climbs": self.read_climbs,
+            "suggest": self.read_suggest,
         }
         for key, reader in read.items():
             if key in parts:
@@ -215,12 +218,12 @@ class Merge(Limits, Approvals, Rules, Climbs):
                 if wrong := self.wrong_metric(metric):
                     self.problem(line, key, *wrong)
             self.check_globs(draft)
-        for file, line, key, metric in self.climb_metrics:
+        for file, line, key, metric in (*self.climb_metrics, *self.suggest_metrics):
             self.file = file
             if wrong := self.wrong_metric(metric):
                 self.problem(line, key, *wrong)
             elif is_glob(metric):
-                self.problem(line, key, f"{shown(metric)} has a glob", "a search hears one instance: name it")
+                self.problem(line, key, f"{shown(metric)} has a glob", "one instance is heard here: name it")
         self.check_apart()
         self.inherit()
         policy = Policy(
@@ -228,6 +231,7 @@ class Merge(Limits, Approvals, Rules, Climbs):
             mode=self.mode,
             rules=tuple(draft.rule for draft in self.drafts.values() if draft.rule),
             climbs=tuple(self.climbs.values()),
+            suggest=self.suggest,
             limits=tuple(self.limits.values()),
             metrics=tuple(self.owners.values()),
             cgroups=tuple(self.cgroups),

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuned_spec.model import Asking, Mode, Side
-from tuned_spec.policy import approval, climbs, grammar, limits, merge, rules, targets, units
+from tuned_spec.policy import approval, climbs, grammar, limits, merge, rules, suggest, targets, units
 
 Schema = dict[str, Any]
 
@@ -97,6 +97,17 @@ _CLIMB = {
     "recheck": _said(_AMOUNT, "At rest: how often it asks itself whether what it knows is too old (60s)."),
     "approval": _said({"const": approval.REQUIRED}, "A person must say yes to it."),
 }
+_SUGGEST = {
+    "knobs": _said(
+        _several({"type": "string", "pattern": r"^[a-z*][A-Za-z0-9_.*?-]*(?:@\S+)?$", "examples": ["vm.*"]}),
+        "What it may propose changes of: names, or globs over entries and instances.",
+    ),
+    "expect": _said(
+        _several(_sentence(grammar.EXPECT, "app.p95_ms falls by 5%")), "By one of these each is judged."
+    ),
+    "guard": _RULE["guard"],
+    "every": _said(_AMOUNT, "How often it is asked, while nothing of it is on trial (60s)."),
+}
 _LIMIT = {
     "range": _said(
         {**_several(_VALUE), "minItems": 2, "maxItems": 2}, "[low, high], inside the catalogue's."
@@ -164,6 +175,10 @@ _TOP = {
             "items": _keyed((*climbs.CLIMB_REQUIRED, *climbs.CLIMB_OPTIONAL), _CLIMB, climbs.CLIMB_REQUIRED),
         },
         "Searches: the best setting of a few numbers while the workload runs.",
+    ),
+    "suggest": _said(
+        _keyed((*suggest.SUGGEST_REQUIRED, *suggest.SUGGEST_OPTIONAL), _SUGGEST, suggest.SUGGEST_REQUIRED),
+        "A model that speculates: what it may propose.",
     ),
 }
 

@@ -6,6 +6,7 @@ A line may hold what anybody wrote (a process's name, with some settings any tex
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ LINES = 40
 LINE_SHOWN = 240
 MOST = 200_000  # records read: more than any buffer holds
 _RECORD = 8192  # the kernel's own limit
+_ESCAPED = re.compile(rb"\\x([0-9a-f]{2})")
 LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 
 
@@ -68,13 +70,5 @@ def line(record: bytes, now: float) -> dict[str, object]:
 
 def unescaped(text: str) -> str:
     r"""The kernel writes a byte that it does not print as `\xHH`; what is no text is left out later."""
-    if "\\x" not in text:
-        return text
-    parts = text.encode().split(b"\\x")
-    out = bytearray(parts[0])
-    for part in parts[1:]:
-        try:
-            out += bytes.fromhex(part[:2].decode("ascii")) + part[2:]
-        except (ValueError, UnicodeDecodeError):
-            out += b"\\x" + part
-    return out.decode(errors="replace")
+    data = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), text.encode())
+    return data.decode(errors="replace")

@@ -52,8 +52,12 @@ class ProbeKind(Frozen, frozen=True):
 
 PROBES: dict[str, ProbeKind] = {
     "metric_history": ProbeKind("the last 60 values of a metric, oldest first", {"metric": Arg.METRIC}),
-    "knob": ProbeKind("a knob's entry in the catalogue and its value now", {"knob": Arg.KNOB}, exact=True),
-    "changes": ProbeKind("what tuned-spec holds changed now, and which trials are open", exact=True),
+    "knob": ProbeKind(
+        "a knob's entry in the catalogue and its value now", {"knob": Arg.KNOB}, exact=True, foreign=True
+    ),
+    "changes": ProbeKind(
+        "what tuned-spec holds changed now, and which trials are open", exact=True, foreign=True
+    ),
     "top_processes": ProbeKind(
         "the ten processes that use most of it, over one second", {"by": Arg.RESOURCE}, foreign=True
     ),

@@ -28,6 +28,7 @@ from tuned_spec.model import (
     Knob,
     Limit,
     Op,
+    Past,
     Proposal,
     Refusal,
     Risk,
@@ -42,6 +43,8 @@ from tuned_spec.speculate.signature import KNOWN, Signature, distance, mean
 RULE = "prior."  # how the ids of these guesses begin
 WORKLOADS = 64  # at most so many are remembered
 SETTINGS = 16  # of one workload
+RECENT = 64  # judged changes, of whatever workload and fate
+TOLD = 5  # of them, of the same knobs, in one case
 VISITS = 32  # a centroid moves as if it had seen no more observations than this
 LATEST = 3  # observations that are averaged to say what the workload is now
 CLEARLY = 1.5  # the next workload but one must be so many times as far as the nearest, or it is a toss-up
@@ -89,8 +92,24 @@ class Remembered(Frozen, frozen=True):
     origin: str = ""  # the host and kernel it was learned on, in words
 
 
+class Judged(Frozen, frozen=True):
+    """One change that was judged, kept or not: what an actor is told of the past."""
+
+    trial: str
+    rule: str
+    writes: Writes
+    fate: Fate
+    wall: float
+    by: str = ""
+    gain: float | None = None
+    signature: Signature | None = None
+
+
 class Priors(Frozen, frozen=True):
+    """`recent`: the latest that were judged, oldest first."""
+
     workloads: tuple[Remembered, ...] = ()
+    recent: tuple[Judged, ...] = ()
 
 
 class Lesson(Frozen, frozen=True):
@@ -166,7 +185,7 @@ def learn(priors: Priors, lesson: Lesson, wall: float, origin: str = "") -> Prio
         centroid = mean([settled, lesson.signature])
     now = Remembered(workload.id, centroid, tuple(kept), wall, origin or workload.origin)
     others = [w for w in priors.workloads if w.id != now.id]
-    return Priors(_bounded([*others, now], wall))
+    return msgspec.structs.replace(priors, workloads=_bounded([*others, now], wall))
 
 
 def _judged(before: Setting | None, write: Write, lesson: Lesson, wall: float) -> Setting | None:
@@ -223,7 +242,36 @@ def _name(signature: Signature) -> str:
     return hashlib.sha256(msgspec.json.encode(signature, order="sorted")).hexdigest()[:8]
 
 
+def judged(priors: Priors, one: Judged) -> Priors:
+    """Keeps what became of one change."""
+    others = [old for old in priors.recent if old.trial != one.trial]
+    return msgspec.structs.replace(priors, recent=tuple([*others, one][-RECENT:]))
+
+
 # --------------------------------------------------------------------------------- recalling
+
+
+def past(
+    priors: Priors, knobs: Collection[str], signature: Signature | None, wall: float, writes: Writes = ()
+) -> tuple[Past, ...]:
+    """What became of changes of these knobs, the nearest workload first; of this very change above all."""
+    found: list[tuple[bool, bool, float, Past]] = []
+    for one in reversed(priors.recent):
+        if any(write.knob in knobs for write in one.writes):
+            off = distance(signature, one.signature) if signature and one.signature else math.inf
+            told = Past(
+                trial=one.trial,
+                rule=one.rule,
+                writes=one.writes,
+                fate=one.fate.value,
+                age_s=max(0.0, wall - one.wall),
+                gain=one.gain,
+                distance=off if math.isfinite(off) else None,
+                by=one.by,
+            )
+            found.append((off > KNOWN, one.writes != writes, off, told))
+    chosen = sorted(found, key=lambda entry: entry[:3])[:TOLD]
+    return tuple(told for *_, told in sorted(chosen, key=lambda entry: entry[2]))
 
 
 def nearest(priors: Priors, signature: Signature) -> tuple[Remembered, float] | None:
