@@ -346,6 +346,9 @@ class Policy(Frozen, frozen=True):
     rest_s: float = 600.0  # a rejected guess rests this long, twice as long each time
     alpha: float = 0.05  # the most a change without effect may be confirmed
     max_pairs: int = 24  # a trial that has not decided by then rejects
+    ahead: int = 2  # lossless: of the actor's next probes so many are run ahead; 0: none
+    ahead_depth: int = 2  # and of what may follow those, so many deep
+    ahead_price: float = 0.2  # seconds of waiting that a second of probing may cost
     approval: Approval = Approval()
 
 
@@ -741,7 +744,7 @@ RECORD_KINDS = {
     "pending": "the Notice as a mapping: a person is asked",
     "decided": "what, approve, uid, name, remark: a person's answer",
     "consulted": "the Consulted as a mapping, and before, after, allowed: a model was asked",
-    "probed": "name, args, seconds, error, bytes (of the answer, which is not kept): the actor asked a probe",
+    "probed": "name, args, seconds, error, bytes (of the answer), ahead (run before it was asked): a probe",
     "advised": "by, taken (list of what, until (wall), item), not_taken (sentences), dropped (likewise)",
     "ignored": "what: a verdict or message that could not be used, and why",
     "confirmed": "writes held",

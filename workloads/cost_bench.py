@@ -34,6 +34,7 @@ from tuned_spec.ledger.history import read
 from tuned_spec.model import Expect, Guard, Way, Write
 from tuned_spec.sense.metrics import METRICS
 from tuned_spec.speculate import prior, selection
+from tuned_spec.speculate.foresight import Foresight
 from tuned_spec.speculate.prior import Priors, Remembered, Setting
 from tuned_spec.speculate.selection import Outcome, Record, Tally
 from tuned_spec.speculate.signature import FEATURES, Signature
@@ -253,7 +254,7 @@ def remember(state: Path) -> None:
         tuple(Outcome(now, True, 0.1, signature(1)) for _ in range(selection.OUTCOMES)) for _ in range(64)
     ]
     record = Record({f"rule-{k}": Tally(64, 32, some) for k, some in enumerate(outcomes)})
-    assert not priors.save(state, Priors(tuple(workloads)), record)
+    assert not priors.save(state, Priors(tuple(workloads)), record, Foresight())
 
 
 # ---------------------------------------------------------------------------------- reading it

@@ -222,7 +222,7 @@ class Day:
                 self._remember(command.priors, command.record)
             case ev.Tell():
                 self._tell(command.message)
-            case ev.Hold() | ev.TakeUp() | ev.Ask() | ev.Answer():
+            case ev.Hold() | ev.TakeUp() | ev.RunProbe() | ev.Answer():
                 pass
             case _:
                 assert_never(command)

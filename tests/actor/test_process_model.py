@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,9 +16,25 @@ from pathlib import Path
 import pytest
 
 from tests.actor.asking import KEY, PROTOCOLS
-from tests.actor.cases import answer, case
+from tests.actor.cases import KNOB, answer, case
 from tests.actor.test_process import Peer
-from tuned_spec.model import Arm, Cancel, Hello, Measure, Verdict
+from tuned_spec.model import (
+    Allowed,
+    Arm,
+    Cancel,
+    Consulted,
+    Expect,
+    FromActor,
+    Hello,
+    Measure,
+    Option,
+    Outlook,
+    Suggestion,
+    Verdict,
+    VerdictKind,
+    Way,
+    Write,
+)
 from workloads.endpoint import MODEL, Behave, Endpoint, Fail, Hang, Say
 
 both = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -26,6 +43,7 @@ both = pytest.mark.parametrize("protocol", PROTOCOLS)
 # told as well.
 ASKING = """
 import os, sys
+from dataclasses import replace
 from tuned_spec.actor import __main__ as actor
 from tuned_spec.actor.flow import Consult, Said
 from tuned_spec.model import Verdict, VerdictKind
@@ -34,11 +52,14 @@ def judge(case):
     reply = yield Consult("", (Said("user", case.id),), {"type": "object"}, 50)
     return Verdict(case.id, VerdictKind.REJECT, reply.text or "error: " + reply.error)
 
-def judge_of(*config):
-    sys.addaudithook(lambda event, about: event == "import" and print("imports", about[0], file=sys.stderr))
-    return judge
+wits_of = actor.wits_of
 
-actor.judge_of = judge_of
+def asking(*given):
+    wits = replace(wits_of(*given), judge=judge)
+    sys.addaudithook(lambda event, about: event == "import" and print("imports", about[0], file=sys.stderr))
+    return wits
+
+actor.wits_of = asking
 raise SystemExit(actor.main())
 """
 
@@ -123,8 +144,7 @@ def test_it_asks_after_the_drop_with_all_it_needs_in_memory(tmp_path: Path, prot
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_its_memory_is_closed_to_others_of_its_user(tmp_path: Path) -> None:
     look = (
-        "import os, sys; n = 65534\n"
-        "os.setgroups([]); os.setresgid(n, n, n); os.setresuid(n, n, n)\n"
+        "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "try: open(f'/proc/{sys.argv[1]}/mem', 'rb'); print('open')\n"
         "except PermissionError: print('closed')"
     )
@@ -132,6 +152,76 @@ def test_its_memory_is_closed_to_others_of_its_user(tmp_path: Path) -> None:
         actor.next()
         words = [sys.executable, "-c", look, str(actor.process.pid)]
         assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "closed\n"
+
+
+@both
+@pytest.mark.parametrize(("word", "kind"), [("confirm", VerdictKind.CONFIRM), ("reject", VerdictKind.REJECT)])
+def test_a_review_is_the_trials_and_then_the_models(
+    tmp_path: Path, protocol: str, word: str, kind: VerdictKind
+) -> None:
+    reply = {"knobs": {KNOB.id: {"verdict": word}}, "reason": "as I see it", "confidence": 0.9}
+    with Endpoint(always(Say(json.dumps(reply))), key=KEY) as endpoint:
+        file = configuration(tmp_path, endpoint, protocol)
+        with started("--config", str(file), "--state-dir", str(tmp_path)) as actor:
+            actor.next()
+            actor.send(case(review_s=6.0))
+            told: list[FromActor] = []
+            while not told or not isinstance(told[-1], Verdict):
+                told.append(actor.next())
+                if isinstance(measure := told[-1], Measure):
+                    value = 10.0 if measure.arm is Arm.A else 5.0
+                    actor.send(answer(measure, {"app.p95_ms": (value, value * 1.02, value * 0.98)}))
+    *_, consulted, verdict = told
+    assert isinstance(verdict, Verdict)
+    assert verdict.kind is kind
+    assert "model" in verdict.by
+    assert isinstance(consulted, Consulted)
+    assert consulted.tokens_in == endpoint.asked[0].tokens > 100
+    assert len(endpoint.asked) == 1
+    assert KEY not in repr(told)
+
+
+def test_a_model_that_is_silent_leaves_no_verdict(tmp_path: Path) -> None:
+    with Endpoint(always(Fail(401, "no"))) as endpoint:
+        file = configuration(tmp_path, endpoint, "openai")
+        with started("--config", str(file), "--state-dir", str(tmp_path)) as actor:
+            actor.next()
+            actor.send(case(review_s=6.0))
+            while isinstance(message := actor.next(), Measure):
+                value = 10.0 if message.arm is Arm.A else 5.0
+                actor.send(answer(message, {"app.p95_ms": (value, value * 1.02, value * 0.98)}))
+            assert isinstance(message, Consulted)
+            assert "the key is refused" in message.outcome
+            actor.send(case(id="next"))
+            assert actor.measure().case == "next"
+            actor.door.shutdown(socket.SHUT_WR)
+            assert "case t1 is not answered: the model: the key is refused" in actor.end()[1]
+
+
+@both
+def test_a_speculator_answers_an_outlook(tmp_path: Path, protocol: str) -> None:
+    wish = {
+        "writes": [{"knob": KNOB.id, "value": 500}],
+        "metric": "app.p95_ms",
+        "reason": "x",
+        "confidence": 0.6,
+    }
+    with Endpoint(always(Say(json.dumps(wish)))) as endpoint:
+        file = configuration(tmp_path, endpoint, protocol)
+        file.write_text(file.read_text().replace("model:", "speculator:"))
+        with started("--config", str(file), "--state-dir", str(tmp_path)) as actor:
+            hello = actor.next()
+            assert isinstance(hello, Hello)
+            assert (hello.kind, hello.speculates, hello.review_s) == ("trial", True, 0.0)
+            option = Option(KNOB, 3000, Allowed(KNOB.id, 100, 10_000))
+            expect = Expect("app.p95_ms", Way.DOWN)
+            actor.send(Outlook("o1", {}, {}, {"app.p95_ms": (10.0, 11.0)}, (option,), (expect,)))
+            assert isinstance(actor.next(), Consulted)
+            suggestion = actor.next()
+            assert isinstance(suggestion, Suggestion)
+            assert (suggestion.outlook, suggestion.writes) == ("o1", (Write(KNOB.id, 500),))
+            actor.send(case())
+            actor.measure()  # the trial alone judges
 
 
 def test_what_was_spent_outlives_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.actor.cases import case
 from tuned_spec.actor import channel
 from tuned_spec.actor.desk import WORKERS, Desk
 from tuned_spec.actor.flow import Consult, Reply, Said
-from tuned_spec.actor.serve import Flow, serve
+from tuned_spec.actor.serve import Flow, Wits, serve
 from tuned_spec.model import (
     Arm,
     Cancel,
@@ -66,7 +66,7 @@ def running(judge: Judge, endpoint: Endpoint | None = None, **changes: object) -
     desk = Desk() if endpoint else None
     ask = model(endpoint, "openai", None, **changes).ask if endpoint else None
     with theirs:
-        thread = threading.Thread(target=serve, args=(theirs, judge, ask, desk))
+        thread = threading.Thread(target=serve, args=(theirs, Wits(judge, ask, desk=desk)))
         thread.start()
         with ours:
             yield Daemon(ours)

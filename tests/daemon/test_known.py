@@ -11,14 +11,13 @@ import pytest
 
 from tests.engine.world import World
 from tuned_spec.daemon.known import HISTORY, KNOWN
-from tuned_spec.daemon.questions import A_CASE, AT_ONCE, Questions
 from tuned_spec.engine.state import Foreign
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
 from tuned_spec.knobs.instances import Catalogue
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
-from tuned_spec.model import Mode, Probe
+from tuned_spec.model import Mode
 from tuned_spec.probes.answer import Unanswered
 from tuned_spec.probes.names import ANSWER_LIMIT
 
@@ -82,19 +81,3 @@ def test_every_entry_of_the_catalogue_fits(ledger: Ledger) -> None:
     )
     for name in load():
         ask(ledger, world, "knob", knob=name)
-
-
-def test_how_much_a_case_may_ask() -> None:
-    questions = Questions()
-    assert "not open" in questions.refused(Probe("a", 1, "memory"), ["b"])
-    tokens = []
-    for number in range(AT_ONCE):
-        assert questions.refused(Probe("a", number, "memory"), ["a", "b"]) == ""
-        tokens.append(questions.take(Probe("a", number, "memory")))
-    assert "at once" in questions.refused(Probe("a", 9, "memory"), ["a", "b"])
-    assert questions.refused(Probe("b", 1, "memory"), ["a", "b"]) == "", "that is another's business"
-    assert [questions.answered(token).seq for token in tokens] == list(range(AT_ONCE))
-    for number in range(A_CASE - AT_ONCE):
-        assert questions.refused(Probe("a", number, "memory"), ["a"]) == ""
-        questions.answered(questions.take(Probe("a", number, "memory")))
-    assert "a case" in questions.refused(Probe("a", 99, "memory"), ["a"])

@@ -14,7 +14,7 @@ import pytest
 
 from tests.daemon.host import FILE, KNOB, Host, host, until
 from tests.daemon.stranger import ACTOR
-from tuned_spec.daemon.questions import A_CASE, AT_ONCE
+from tuned_spec.engine.probing import A_CASE, AT_ONCE
 from tuned_spec.probes.names import ANSWER_LIMIT, PROBES, Arg
 
 pytestmark = [

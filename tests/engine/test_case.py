@@ -19,6 +19,7 @@ from tuned_spec.knobs.facts import host_words
 from tuned_spec.ledger.priors import load, save
 from tuned_spec.model import Action, Case, Op, Policy, Verdict, VerdictKind, Write
 from tuned_spec.speculate import prior
+from tuned_spec.speculate.foresight import Foresight
 from tuned_spec.speculate.prior import RECENT, TOLD, Fate, Judged, Priors
 from tuned_spec.speculate.selection import Record
 from tuned_spec.speculate.signature import FEATURES, KNOWN
@@ -165,7 +166,7 @@ def test_only_the_latest_are_kept_and_one_trial_counts_once() -> None:
 
 def test_they_outlive_the_daemon(tmp_path: Path) -> None:
     known = priors(one(1), one(2, signature=None, gain=0.5, fate=Fate.REJECTED, writes=(Write("a", (1, 2)),)))
-    assert save(tmp_path, known, Record()) == ""
+    assert save(tmp_path, known, Record(), Foresight()) == ""
     assert load(tmp_path, WALL).priors == known
 
 

@@ -30,6 +30,7 @@ from tuned_spec.model import (
     Offer,
     Outlook,
     Probe,
+    ProbeAnswer,
     Refusal,
     Risk,
     Rule,
@@ -154,6 +155,16 @@ class Loop(RuleBasedStateMachine):
         now = tuple(one for one in RULES if one in rules)
         self.world.feed(ev.Planned(self.world.t, now, OPTIONS))
 
+    @rule(data=st.data(), name=st.sampled_from(["memory", "changes", "top"]))
+    def probe(self, data: st.DataObject, name: str) -> None:
+        case = data.draw(st.sampled_from([*self.cases()[-3:], "nonsense"]))
+        answers = len(self.answers())
+        self.world.feed(ev.ActorSaid(self.world.t, Probe(case, 1, name)))
+        assert len(self.answers()) == answers + 1, "each question is answered, if only by why not"
+
+    def answers(self) -> list[ProbeAnswer]:
+        return [m for m in self.world.told if isinstance(m, ProbeAnswer)]
+
     @rule(
         writes=st.lists(st.builds(Write, KNOBS, VALUES), max_size=2),
         source=st.sampled_from(["agent", "model"]),
@@ -192,10 +203,6 @@ class Loop(RuleBasedStateMachine):
         outlook = data.draw(st.sampled_from([*asked[-2:], "nonsense"]))
         said = Suggestion(outlook, tuple(writes), metric, "because", confidence)
         self.world.feed(ev.ActorSaid(self.world.t, said))
-
-    @rule()
-    def probe(self) -> None:
-        self.world.feed(ev.ActorSaid(self.world.t, Probe("x", 1, "top")))
 
     @rule(alive=st.booleans(), speculates=st.booleans())
     def actor(self, alive: bool, speculates: bool) -> None:
@@ -384,8 +391,8 @@ class Loop(RuleBasedStateMachine):
         world.feed(ev.Stop(world.t, "the end"))
         for name, value in world.kernel.items():
             assert value == FOUND[name] or name in self.foreign, f"{name} was left at {value}"
-        told = Measurement | Cancel | Case | Notice | Outlook
-        answered = [m for m in world.told if isinstance(m, told)]
+        kinds = Measurement | Cancel | Case | Notice | Outlook | ProbeAnswer
+        answered = [m for m in world.told if isinstance(m, kinds)]
         assert len(answered) == len(world.told)
 
 

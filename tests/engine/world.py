@@ -167,9 +167,14 @@ class World:
                 return ev.Observed(self.t, {"cpu.busy": 0.5})
             case ev.Hold():
                 self.held_rows |= set(self.rows)
-            case ev.TakeUp() | ev.Ask() | ev.Remember():
+            case ev.RunProbe():
+                return self.probe(command)
+            case ev.TakeUp() | ev.Remember():
                 pass
         return None
+
+    def probe(self, command: ev.RunProbe) -> ev.Event | None:
+        return ev.Probed(self.t, command.token, f"{command.name} at {self.t}")
 
     def apply(self, command: ev.Apply) -> ev.Event:
         for write in command.writes:

@@ -17,6 +17,8 @@ from tuned_spec.ledger.priors import Loaded, load, save
 from tuned_spec.model import Expect, Value, Way, Write
 from tuned_spec.model import Record as Line
 from tuned_spec.paths import PRIORS
+from tuned_spec.speculate import foresight
+from tuned_spec.speculate.foresight import Foresight, Setting
 from tuned_spec.speculate.prior import Fate, Lesson, Priors, learn
 from tuned_spec.speculate.selection import Record, judged
 from tuned_spec.speculate.signature import FEATURES, Signature
@@ -25,8 +27,8 @@ WALL = 1_700_000_000.0
 UNDER = Signature(dict.fromkeys(FEATURES, 0.5), dict.fromkeys(FEATURES, 0.1), 8)
 
 
-def some(trials: int = 1) -> tuple[Priors, Record]:
-    priors, record = Priors(), Record()
+def some(trials: int = 1) -> tuple[Priors, Record, Foresight]:
+    priors, record, seen = Priors(), Record(), Foresight()
     values: tuple[Value, ...] = (5, "madvise", (4096, 87380, 6291456))
     writes = tuple(Write(f"knob{n}", value) for n, value in enumerate(values))
     for n in range(trials):
@@ -34,7 +36,10 @@ def some(trials: int = 1) -> tuple[Priors, Record]:
         lesson = Lesson(f"t{n}", Fate.CONFIRMED, UNDER, writes, "rule", expect, gain=0.4)
         priors = learn(priors, lesson, WALL, "2 CPUs, Linux 6.18")
         record = judged(record, "rule", True, 0.4, UNDER, WALL)
-    return priors, record
+        place = Setting(("", "rule"), {"$knob0": "knob0"})
+        seen = foresight.learn(seen, place, ("knob knob=$knob0", "memory"), ended=True)
+        seen = foresight.thought(foresight.ran(seen, "memory", 1.0), 4.0)
+    return priors, record, seen
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -91,7 +96,7 @@ def test_a_row_that_cannot_be_read_is_named_and_the_others_are_kept(tmp_path: Pa
         db.execute("INSERT INTO row VALUES ('rule', 'torn', ?)", (b'{"proposed": 1, "outc',))
         db.execute("INSERT INTO row VALUES ('rule', 'none', NULL)")
     loaded = load(tmp_path, WALL)
-    assert (loaded.priors, loaded.record) == some()
+    assert (loaded.priors, loaded.record, loaded.foresight) == some()
     assert [words for words in ("odd", "torn", "none") if any(words in line for line in loaded.said)] == [
         "odd",
         "torn",
@@ -111,6 +116,14 @@ def test_damage_anywhere_is_no_crash(tmp_path_factory: pytest.TempPathFactory, a
     (place / PRIORS).write_bytes(data)
     load(place, WALL)
     assert save(place, *some()) == "" and load(place, WALL) == Loaded(*some())
+
+
+def test_a_file_of_before_there_was_foresight(tmp_path: Path) -> None:
+    save(tmp_path, *some())
+    with closing(sqlite3.connect(tmp_path / PRIORS)) as db, db:
+        db.execute("DELETE FROM row WHERE kind = 'foresight'")
+    priors, record, _ = some()
+    assert load(tmp_path, WALL) == Loaded(priors, record)
 
 
 def test_a_disk_that_cannot_be_written_is_said(tmp_path: Path) -> None:

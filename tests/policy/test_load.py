@@ -143,7 +143,7 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
     assert result.origins["rules.backlog.when[1]"] == f"{at}:16"
     assert result.texts["rules.backlog.do.net.ipv4.tcp_rmem[max]"] == "toward 16MiB by 50%"
     assert list(result.origins) == list(result.texts)
-    assert list(result.texts)[:6] == ["mode", *(f"settings.{name}" for name in SETTINGS)]
+    assert list(result.texts)[: 1 + len(SETTINGS)] == ["mode", *(f"settings.{name}" for name in SETTINGS)]
     bare = loaded(tmp_path, "version: 1\n")
     assert bare.texts == {
         "mode": "observe",
@@ -151,6 +151,9 @@ def test_origins_name_the_line_of_each_value_and_what_is_built_in(tmp_path: Path
         "settings.toggles_per_minute": "120",
         "settings.rest": "600s",
         "settings.alpha": "5%",
+        "settings.ahead": "2",
+        "settings.ahead_depth": "2",
+        "settings.ahead_price": "20%",
         "settings.max_pairs": "24",
         "approval.risk": "none",
         "approval.ask": "after_trial",

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from tuned_spec import paths
 from tuned_spec.actor import channel, stats, trial
 from tuned_spec.actor.config import Config, ModelConfig, load, read_key
-from tuned_spec.actor.serve import Judge, complain, serve
+from tuned_spec.actor.serve import Wits, complain, serve
 from tuned_spec.errors import ActorError, ProtocolError
 from tuned_spec.model import Hello
 from tuned_spec.policy.units import Misfit
@@ -57,36 +58,56 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(code, f"prctl {option}: {os.strerror(code)}")
 
 
-def configured(file: Path | None) -> Config:
-    """Of an actor without a file: the trial alone. ActorError with all that is wrong in one."""
-    return load(file) if file else Config()
+def wits_of(config: Config, rng: random.Random, purse: Purse | None) -> Wits:
+    """What is configured, with all it needs in memory. Misfit, OSError: a key or a ca_file is of no use."""
+    wits = Wits(lambda case: trial.judge(case, chance()))
+
+    def chance() -> random.Random:  # of each case its own: one's windows do not move another's coins
+        return random.Random(rng.getrandbits(64))
+
+    if config.notify:
+        from tuned_spec.actor.notify import Notifier
+
+        wits = replace(wits, notify=Notifier(config.notify, complain))
+    if purse:
+        from tuned_spec.actor.desk import Desk
+
+        wits = replace(wits, desk=Desk())
+    if config.model:
+        from tuned_spec.actor import review
+        from tuned_spec.actor.weigh import Keep
+
+        how = config.review
+        settings = review.Settings(
+            keep=Keep(how.keep),
+            probes=how.probes,
+            reply_tokens=config.model.reply_tokens,
+            often=how.often,
+            remember_s=how.remember_s,
+        )
+        wits = replace(
+            wits,
+            judge=lambda case: review.judge(case, chance(), settings),
+            ask=opened(config.model, purse).ask,
+        )
+    if config.speculator:
+        from tuned_spec.actor.suggest import suggest
+
+        most = config.speculator.reply_tokens
+        wits = replace(
+            wits,
+            suggest=lambda outlook: suggest(outlook, chance(), reply_tokens=most),
+            ask_fast=opened(config.speculator, purse).ask,
+        )
+    return wits
 
 
-def opened(model: ModelConfig, purse: Purse) -> Model:
-    """Ready to be asked, all it needs in memory. Misfit, OSError: its key or ca_file is of no use."""
+def opened(model: ModelConfig, purse: Purse | None) -> Model:
     from tuned_spec.actor.models import Model
 
     ready = Model(model, read_key(model), purse)
     ready.warm()
     return ready
-
-
-def judge_of(config: Config, rng: random.Random) -> Judge:
-    """Each case has a source of chance of its own: one case's windows do not move another's coins."""
-    if config.model is None:
-        return lambda case: trial.judge(case, random.Random(rng.getrandbits(64)))
-    from tuned_spec.actor import review
-    from tuned_spec.actor.weigh import Keep
-
-    how = config.review
-    settings = review.Settings(
-        keep=Keep(how.keep),
-        probes=how.probes,
-        reply_tokens=config.model.reply_tokens,
-        often=how.often,
-        remember_s=how.remember_s,
-    )
-    return lambda case: review.judge(case, random.Random(rng.getrandbits(64)), settings)
 
 
 def main() -> int:
@@ -99,19 +120,9 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to answer: it closes the door
     rng = random.Random(args.seed)  # None seeds from the system
     stats.bounds([1.0] * 8, 0.05)  # numpy loads parts of itself on first use: before the drop
-    kind, review_s, ask, desk, notify = "trial", 0.0, None, None, None
     try:
-        config = configured(args.config)
-        if config.model:
-            from tuned_spec.actor.desk import Desk
-
-            ask, desk = opened(config.model, purse_of(config, args.state_dir)).ask, Desk()
-            kind, review_s = f"model {config.model.name} and trial", config.review.time_s
-        if config.notify:
-            from tuned_spec.actor.notify import Notifier
-
-            notify = Notifier(config.notify, complain)
-        judge = judge_of(config, rng)
+        config = load(args.config) if args.config else Config()
+        wits = wits_of(config, rng, purse_of(config, args.state_dir))
     except (ActorError, Misfit) as error:
         for line in str(error).splitlines():
             complain(line)
@@ -121,9 +132,9 @@ def main() -> int:
         return 1
     with socket.socket(fileno=args.fd) as door:
         drop_privileges()
-        door.sendall(channel.encode(Hello(kind, os.getpid(), os.getuid(), review_s)))
+        door.sendall(channel.encode(hello_of(config)))
         try:
-            serve(door, judge, ask, desk, notify)
+            serve(door, wits)
         except ProtocolError as error:
             complain(f"the daemon broke the protocol: {error}; leaving")
             return 1
@@ -132,8 +143,16 @@ def main() -> int:
     return 0
 
 
-def purse_of(config: Config, directory: Path | None) -> Purse:
-    """With what was spent before, if it is told where that is kept. OSError if it cannot be."""
+def hello_of(config: Config) -> Hello:
+    kind = f"model {config.model.name} and trial" if config.model else "trial"
+    review_s = config.review.time_s if config.model else 0.0
+    return Hello(kind, os.getpid(), os.getuid(), review_s, speculates=config.speculator is not None)
+
+
+def purse_of(config: Config, directory: Path | None) -> Purse | None:
+    """For who asks models, with what was spent before. OSError: that cannot be kept there."""
+    if not (config.model or config.speculator):
+        return None
     from tuned_spec.actor.budget import Purse, Record
 
     record = Record(directory, paths.SPENT, complain) if directory else None

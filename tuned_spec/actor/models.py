@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 BYTES_A_TOKEN = 3.0  # of English and JSON it is nearer 4: an estimate should not be too low
 LONGEST_ERROR = 400  # characters
 MOST_LISTED = 20  # models named when the configured one is not there
+WARM_S = 5.0  # far longer than it takes
 MOST_TOKENS = 10**9  # that an endpoint may say one call took
 SPEAKERS = {"openai": "speak_openai", "anthropic": "speak_anthropic"}
 FORMS = {"schema": ("schema", "none"), "json": ("json", "none"), "none": ("none",)}
@@ -113,15 +114,20 @@ class Model:
 
     def warm(self) -> None:
         """The libraries import parts of themselves on first use, when they may no longer be readable: so they
-        are used now, on an endpoint of our own that knows nothing, over http and https."""
+        are used now, on an endpoint of our own that knows nothing, over http and https. No thread is left:
+        privileges are dropped by the thread."""
+        before = threading.enumerate()
         with socket.create_server(("127.0.0.1", 0)) as nobody:
             threading.Thread(target=_answer_nothing, args=(nobody,), daemon=True).start()
             for scheme in ("http", "https"):
                 endpoint = f"{scheme}://localhost:{nobody.getsockname()[1]}"
                 config = msgspec.structs.replace(
-                    self.config, endpoint=endpoint, timeout_s=5.0, tries=1, proxy=""
+                    self.config, endpoint=endpoint, timeout_s=WARM_S, tries=1, proxy=""
                 )
                 Model(config).ask(Consult("", (Said("user", ""),), {"type": "object"}, 1))
+            for thread in threading.enumerate():
+                if thread not in before:
+                    thread.join(WARM_S)
 
     def _hide(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -224,6 +230,7 @@ class _Exchange:
 
 def _answer_nothing(server: socket.socket) -> None:
     """Two clients: one gets an empty document, one that speaks TLS gets the same, which it cannot read."""
+    server.settimeout(WARM_S)
     try:
         for _ in range(2):
             with server.accept()[0] as client:

@@ -1,4 +1,4 @@
-"""The actor's loop: one door, one generator a case.
+"""The actor's loop: one door, one generator for each case or outlook.
 
 Knows how to carry effects to the daemon or to a model, and answers back; knows nothing of what a flow asks or
 why. A flow that fails is silence for its case, so that its lease runs out, and never the end of the actor. A
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, assert_never
 
 from tuned_spec.actor import channel
-from tuned_spec.actor.flow import Answer, Asked, Consult, Reply
+from tuned_spec.actor.flow import Answer, Asked, Consult, Reply, Silence, Suggesting
 from tuned_spec.errors import ProtocolError
 from tuned_spec.model import (
     Cancel,
@@ -29,6 +29,7 @@ from tuned_spec.model import (
     Outlook,
     Probe,
     ProbeAnswer,
+    Suggestion,
     ToActor,
     Verdict,
 )
@@ -39,33 +40,42 @@ if TYPE_CHECKING:
 
 Flow = Generator[Any, Any, Verdict]
 Judge = Callable[[Case], Flow]
+Suggest = Callable[[Outlook], Suggesting]
 Notify = Callable[[Notice], None]
 
 
 @dataclass
 class Running:
-    flow: Flow
+    flow: Flow | Suggesting
     ask: Ask | None = None  # of the model that its questions are for
     asked: int | None = None  # seq of the question whose answer it waits for from the daemon
     call: Call | None = None  # what it waits for from a model
 
 
-class Actor:
-    """Running flows by the id of their case. `take` and `heard` return what is to be sent."""
+@dataclass(frozen=True)
+class Wits:
+    """What an actor can do. `ask` is of the model that judges, `ask_fast` of the one that proposes."""
 
-    def __init__(
-        self, judge: Judge, ask: Ask | None = None, desk: Desk | None = None, notify: Notify | None = None
-    ) -> None:
-        self._judge, self._ask, self._desk, self._notify = judge, ask, desk, notify
+    judge: Judge
+    ask: Ask | None = None
+    suggest: Suggest | None = None
+    ask_fast: Ask | None = None
+    desk: Desk | None = None  # with a model only
+    notify: Notify | None = None
+
+
+class Actor:
+    """Running flows by the id of their case or outlook. `take` and `heard` return what is to be sent."""
+
+    def __init__(self, wits: Wits) -> None:
+        self._wits = wits
         self._flows: dict[str, Running] = {}
 
     def take(self, message: ToActor) -> list[FromActor]:
         """A message of the daemon's."""
         match message:
             case Case():
-                self.end(message.id)
-                self._flows[message.id] = Running(self._judge(message), self._ask)
-                return self._advance(message.id, None)
+                return self._begin(message.id, Running(self._wits.judge(message), self._wits.ask))
             case Measurement() | ProbeAnswer():
                 running = self._flows.get(message.case)
                 # An answer that comes after its case was cancelled, or twice, is nobody's.
@@ -76,9 +86,11 @@ class Actor:
                 self.end(message.case)
                 return []
             case Notice():
-                if self._notify:
-                    self._notify(message)
+                if self._wits.notify:
+                    self._wits.notify(message)
                 return []
+            case Outlook() if self._wits.suggest:
+                return self._begin(message.id, Running(self._wits.suggest(message), self._wits.ask_fast))
             case Outlook():
                 return []
             case _:
@@ -87,7 +99,7 @@ class Actor:
     def heard(self) -> list[FromActor]:
         """The models' answers that have come in. One that was given up is nobody's."""
         sent: list[FromActor] = []
-        for call, reply in self._desk.taken() if self._desk else ():
+        for call, reply in self._wits.desk.taken() if self._wits.desk else ():
             if id := next((id for id, running in self._flows.items() if running.call is call), None):
                 sent += self._advance(id, reply)
         return sent
@@ -103,6 +115,11 @@ class Actor:
         except Exception as error:  # it would not go quietly
             complain(f"case {id} ended badly: {_words(error)}")
 
+    def _begin(self, id: str, running: Running) -> list[FromActor]:
+        self.end(id)
+        self._flows[id] = running
+        return self._advance(id, None)
+
     def _advance(self, id: str, answer: Answer) -> list[FromActor]:
         """To the flow's next question that takes time, or to its end."""
         running = self._flows[id]
@@ -115,8 +132,8 @@ class Actor:
                     case Measure() | Probe():
                         running.asked = asked.seq
                         return [*sent, asked]
-                    case Consult() if running.ask and self._desk:
-                        running.call = self._desk.put(running.ask, asked)
+                    case Consult() if running.ask and self._wits.desk:
+                        running.call = self._wits.desk.put(running.ask, asked)
                         return sent
                     case Consult():
                         answer = Reply(error="no model is configured")
@@ -127,9 +144,13 @@ class Actor:
                         assert_never(asked)
             except StopIteration as end:
                 del self._flows[id]
-                if isinstance(end.value, Verdict):
+                if isinstance(end.value, Verdict | Suggestion):
                     return [*sent, end.value]
                 complain(f"case {id} ended without a verdict; its lease will run out")
+                return sent
+            except Silence as silence:
+                del self._flows[id]
+                complain(f"case {id} is not answered: {silence}")
                 return sent
             except Exception as error:
                 del self._flows[id]
@@ -137,15 +158,9 @@ class Actor:
                 return sent
 
 
-def serve(
-    door: socket.socket,
-    judge: Judge,
-    ask: Ask | None = None,
-    desk: Desk | None = None,
-    notify: Notify | None = None,
-) -> None:
+def serve(door: socket.socket, wits: Wits) -> None:
     """Until the daemon closes its end. ProtocolError if it sends what no daemon of ours would."""
-    actor, decoder = Actor(judge, ask, desk, notify), channel.to_actor()
+    actor, decoder, desk = Actor(wits), channel.to_actor(), wits.desk
     poll = select.poll()
     poll.register(door, select.POLLIN)
     if desk:

@@ -110,7 +110,7 @@ def main(args: argparse.Namespace) -> int:
     most = MOST_CALLS if most is None else most
     if last < 1 or most < 1:
         raise UsageError("--last and --most-calls are numbers from 1 on")
-    config, probes = chosen(args)
+    config, settings = chosen(args)
     system = instructions(args)
     found, left_out = recorded(args, last)
     if not found:
@@ -127,7 +127,7 @@ def main(args: argparse.Namespace) -> int:
     for one in found:
         left = most - sum(row.calls for row in rows)
         if left > 0:
-            rows.append(replayed(one, model.ask, system, probes, left))
+            rows.append(replayed(one, model.ask, system, settings, left))
         if left <= 0 or rows[-1].now.kind == UNFINISHED:
             left_out[one.case.id] = f"--most-calls {most} were used up"
     whole = summary(config.name, rows, left_out)
@@ -141,8 +141,8 @@ def main(args: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------- what is asked for
 
 
-def chosen(args: argparse.Namespace) -> tuple[ModelConfig, int]:
-    """The model, and how many probes it may ask for. A key is only for the endpoint it is configured with."""
+def chosen(args: argparse.Namespace) -> tuple[ModelConfig, Settings]:
+    """The model, and how it is talked to. A key is only for the endpoint it is configured with."""
     if args.endpoint is None:
         if args.provider or args.key_file:
             raise UsageError("--provider and --key-file go with --endpoint URL")
@@ -153,7 +153,7 @@ def chosen(args: argparse.Namespace) -> tuple[ModelConfig, int]:
                 "no model is configured; say --actor FILE, or --endpoint, --provider and --model"
             )
         model = msgspec.structs.replace(config.model, name=args.model or config.model.name)
-        return model, config.review.probes
+        return model, Settings(probes=config.review.probes, reply_tokens=model.reply_tokens)
     words = {
         "provider": args.provider,
         "endpoint": args.endpoint,
@@ -163,9 +163,10 @@ def chosen(args: argparse.Namespace) -> tuple[ModelConfig, int]:
     if missing := [flag for flag in ("provider", "name") if words[flag] is None]:
         raise UsageError(f"--endpoint needs --{'model' if missing[0] == 'name' else missing[0]}, too")
     try:
-        return named({key: word for key, word in words.items() if word is not None}), Config().review.probes
+        model = named({key: word for key, word in words.items() if word is not None})
     except Misfit as error:
         raise UsageError(f"the model of the command line: {error}") from error
+    return model, Settings(probes=Config().review.probes, reply_tokens=model.reply_tokens)
 
 
 def instructions(args: argparse.Namespace) -> str:
@@ -241,11 +242,11 @@ def of_entry(entry: Entry, verdict: Mapping[str, object], catalogue: Mapping[str
     return Recorded(case, said.model, said.system, said.prompt, said.exchange, evidence)
 
 
-def talk_of(one: Recorded, probes: int) -> Talk:
+def talk_of(one: Recorded, settings: Settings) -> Talk:
     """The flow as it was then: what the numbers in the prompt stand for is in its first data block."""
     trial = Verdict(one.case.id, VerdictKind.CONFIRM, "")
     mark = one.prompt.partition("\n")[0].strip()
-    talk = Talk(one.case, Examined(trial), Settings(probes=probes), mark)
+    talk = Talk(one.case, Examined(trial), settings, mark)
     table = next(iter(blocks(one.prompt)), {}).get("names")
     instances = table.values() if isinstance(table, dict) else ()
     ours = (*(knob.id for knob in one.case.knobs), one.case.rule)
@@ -301,9 +302,9 @@ def word(verdict: Verdict) -> Word:
 # --------------------------------------------------------------------------------- the replay
 
 
-def replayed(one: Recorded, ask: Ask, system: str, probes: int, most: int) -> Replayed:
+def replayed(one: Recorded, ask: Ask, system: str, settings: Settings, most: int) -> Replayed:
     """It is unfinished where `most` calls are used up before it gave a verdict."""
-    talk, known, replies, missed = talk_of(one, probes), answers(one), list[Reply](), 0
+    talk, known, replies, missed = talk_of(one, settings), answers(one), list[Reply](), 0
     then = word_then(one, talk)
     flow = talk.word_on(one.prompt)
     now = Word(UNFINISHED)

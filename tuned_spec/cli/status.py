@@ -214,6 +214,15 @@ class Probes(msgspec.Struct):
     failed: int = 0
 
 
+class Ahead(msgspec.Struct):
+    k: int = 0
+    asked: int = 0
+    hits: int = 0
+    started: int = 0
+    wasted: int = 0
+    saved_s: float = 0.0
+
+
 class Status(msgspec.Struct):
     """The daemon's answer, as far as it is printed; what a later daemon adds is passed over."""
 
@@ -238,6 +247,7 @@ class Status(msgspec.Struct):
     guesses: Guesses = msgspec.field(default_factory=Guesses)
     workload: Workload = msgspec.field(default_factory=Workload)
     probes: Probes = msgspec.field(default_factory=Probes)
+    ahead: Ahead = msgspec.field(default_factory=Ahead)
 
 
 def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> None:
@@ -254,6 +264,13 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
     if asked := status.probes.asked:
         runs = f"process {status.probes.pid}" if status.probes.pid else "not running, nobody asks"
         print(f"  probes   {asked} asked, {status.probes.failed} without an answer: {runs}")
+    if status.ahead.k and (asked := status.ahead.asked):
+        ahead = status.ahead
+        served = (
+            f"{ahead.hits} of {asked} probes that take time had been run before ({ahead.hits / asked:.0%})"
+        )
+        saved = f"{show.span(ahead.saved_s)} saved, {ahead.wasted} runs for nothing"
+        print(show.wrapped(f"  ahead    {served}, {saved}", 11))
     if hits := status.guesses.judged:
         share = f"{status.guesses.confirmed / hits:.0%}"
         print(f"  guesses  {hits} judged, {status.guesses.confirmed} kept: a hit rate of {share}")

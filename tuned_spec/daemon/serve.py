@@ -35,13 +35,11 @@ from tuned_spec.daemon.notify import sd_notify, watchdog_s
 from tuned_spec.daemon.options import Options
 from tuned_spec.daemon.probes_link import ProbesLink
 from tuned_spec.daemon.proposals import metrics_of, plain, unsensed
-from tuned_spec.daemon.questions import Questions, shown
 from tuned_spec.engine.events import (
     ActorChanged,
     ActorSaid,
     Answer,
     Apply,
-    Ask,
     Command,
     Decided,
     Event,
@@ -53,10 +51,12 @@ from tuned_spec.engine.events import (
     Offered,
     Pause,
     Planned,
+    Probed,
     Remember,
     Resume,
     Revert,
     RevertAll,
+    RunProbe,
     SenseNow,
     Stop,
     TakeUp,
@@ -66,7 +66,7 @@ from tuned_spec.engine.events import (
 )
 from tuned_spec.engine.guessing import look_at
 from tuned_spec.engine.plan import asked, plan
-from tuned_spec.engine.state import Phase, is_pending
+from tuned_spec.engine.state import is_pending
 from tuned_spec.errors import JournalError, UsageError
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load as load_catalogue
@@ -83,8 +83,6 @@ from tuned_spec.model import (
     Offer,
     Outcome,
     Policy,
-    Probe,
-    ProbeAnswer,
     Record,
     Rule,
     ToActor,
@@ -93,7 +91,6 @@ from tuned_spec.model import (
 from tuned_spec.policy.load import load as load_policy
 from tuned_spec.probes.answer import Unanswered
 from tuned_spec.probes.messages import Answered, Question
-from tuned_spec.probes.names import wrong_with
 from tuned_spec.sense.gauges import GaugeSocket
 from tuned_spec.sense.metrics import METRICS, known
 from tuned_spec.sense.sensor import BUSY_S, Sense, pace
@@ -109,7 +106,6 @@ STIRRED_S = 0.5  # from the tick that ends the idle time to the first with rates
 DOUBT_S = 5.0  # how long a stop waits for writes that have not come back
 CHANGES = ("restore", "pause", "resume", "approve", "reject", "propose", "withdraw")
 REMARK = 200  # characters of one that are kept
-WITH_CASE = (Phase.JUDGING, Phase.SWITCHING)  # the actor has the trial's case
 GROUP = "tuned-spec"  # whose members may report metrics
 
 replace = msgspec.structs.replace
@@ -202,12 +198,15 @@ class Daemon:
         self.control = ControlSocket(options.runtime_dir / paths.CONTROL)
         self.actor = ActorLink(options.seed, options.actor)
         self.lookout = LookoutLink(ears(policy, hands.catalogue))
-        self.probes, self.questions = ProbesLink(), Questions()
+        self.probes = ProbesLink()
         self.triggers, reasons = open_triggers(options.root, policy.cgroups, pressure_levels(policy))
         for reason in reasons:
             self.log.say("no pressure trigger, ticking instead", reason=reason)
         self.next_tick = self.next_glance = clock()
         self.tick_s, self.stop_why, self.exit_status = 1.0, "", 0
+        learned = engine.Learned(
+            priors=remembered.priors, record=remembered.record, foresight=remembered.foresight
+        )
         self.state = engine.State(
             setup=engine.Setup.of(
                 policy,
@@ -218,7 +217,7 @@ class Daemon:
                 options=self.options_here(),
                 host=host_words(options.root),
             ),
-            learned=engine.Learned(priors=remembered.priors, record=remembered.record),
+            learned=learned,
             wall_offset=time.time() - self.started,
             mode=mode,
             where=""
@@ -667,12 +666,13 @@ class Daemon:
                 for knob in command.knobs:
                     self.hands.ledger.release(knob)
             case Remember():
-                self.history.do(partial(priors.save, self.options.state_dir, command.priors, command.record))
+                learned = msgspec.structs.astuple(command)
+                self.history.do(partial(priors.save, self.options.state_dir, *learned))
             case SenseNow():
                 observation = self.sense.observe(clock())
                 return (Observed(observation.t, observation.values),)
-            case Ask():
-                self.asked(command.probe)
+            case RunProbe():
+                return self.run_probe(command)
             case Tell():
                 self.tell(command.message)
             case Answer():
@@ -683,40 +683,22 @@ class Daemon:
                 assert_never(command)
         return ()
 
-    def asked(self, probe: Probe) -> None:
-        """An actor's probe: checked, then answered here or by the helper. Told by `probed`."""
-        open_cases = [t.id for t in self.state.trials.values() if t.phase in WITH_CASE]
-        if refusal := self.questions.refused(probe, open_cases):
-            self.tell(ProbeAnswer(probe.case, probe.seq, "", refusal))
-        elif wrong := wrong_with(probe.name, probe.args):
-            self.probed(Answered(self.questions.take(shown(probe)), error=wrong))
-        else:
-            self.ask(self.questions.take(probe), probe.name, probe.args)
-
-    def ask(self, token: int, name: str, args: dict[str, str]) -> None:
-        """A probe that `wrong_with` has nothing against: its answer comes to `probed`, at once or later."""
-        t = clock()
-        if known := KNOWN.get(name):
+    def run_probe(self, command: RunProbe) -> tuple[Event, ...]:
+        """What only the daemon knows is answered at once; the helper's answer comes to `hear_probes`."""
+        t, token = clock(), command.token
+        if known := KNOWN.get(command.name):
             try:
-                said = Answered(token, known(args, self.state, self.hands.ledger))
-            except Unanswered as error:
-                said = Answered(token, error=str(error))
-            self.probed(msgspec.structs.replace(said, seconds=round(clock() - t, 4)))
-            return
-        trouble = self.probes.ask(Question(token, name, args), t)
+                answer, error = known(command.args, self.state, self.hands.ledger), ""
+            except Unanswered as why:
+                answer, error = "", str(why)
+            return (Probed(clock(), token, answer, error, round(clock() - t, 4)),)
+        trouble = self.probes.ask(Question(token, command.name, command.args), t)
         if self.probes.sock is not None and self.probes.sock.fileno() not in self.handlers:
             self.on(self.probes.sock.fileno(), select.EPOLLIN, self.hear_probes)
-        if trouble:
-            self.probed(Answered(token, error=trouble))
+        return (Probed(clock(), token, "", trouble),) if trouble else ()
 
     def probed(self, said: Answered) -> None:
-        """The answer goes on record, without its text, and to the actor; none of a case that is over."""
-        probe = self.questions.answered(said.token)
-        if trial := self.state.trials.get(probe.case):
-            data: dict[str, object] = {"name": probe.name, "args": probe.args, "seconds": said.seconds}
-            data |= {"error": said.error, "bytes": len(said.answer.encode())}
-            self.record(Record("probed", clock(), trial.id, trial.proposal.rule, data=data))
-            self.tell(ProbeAnswer(probe.case, probe.seq, said.answer, said.error))
+        self.dispatch(Probed(clock(), said.token, said.answer, said.error, said.seconds))
 
     def tell(self, message: ToActor) -> None:
         trouble = self.actor.tell(message)

@@ -10,7 +10,7 @@ import msgspec
 
 from tuned_spec import envelope
 from tuned_spec.engine.events import Note
-from tuned_spec.engine.measuring import Measuring
+from tuned_spec.engine.probing import Probing
 from tuned_spec.engine.state import Trial, concerned, in_force
 from tuned_spec.model import Narrow, Prefer, Record, Span, Strategy, Verdict
 from tuned_spec.speculate import advice
@@ -20,7 +20,7 @@ from tuned_spec.speculate.signature import mean
 replace = msgspec.structs.replace
 
 
-class Advised(Measuring):
+class Advised(Probing):
     def advise(self, trial: Trial, verdict: Verdict) -> None:
         """Take what the verdict advises, as far as it is sound; the verdict stands either way."""
         if not verdict.strategy:

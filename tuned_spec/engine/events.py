@@ -22,6 +22,7 @@ from tuned_spec.model import (
     Verdict,
     Writes,
 )
+from tuned_spec.speculate.foresight import Foresight
 from tuned_spec.speculate.prior import Priors
 from tuned_spec.speculate.selection import Record as GuessRecord
 
@@ -91,6 +92,16 @@ class ForeignFound(Frozen, frozen=True):
 class ActorSaid(Frozen, frozen=True):
     t: float
     message: Measure | Probe | Consulted | Verdict | Suggestion
+
+
+class Probed(Frozen, frozen=True):
+    """The answer to RunProbe, or why there is none; `seconds` is how long it took."""
+
+    t: float
+    token: int
+    answer: str
+    error: str = ""
+    seconds: float = 0.0
 
 
 class ActorChanged(Frozen, frozen=True):
@@ -178,6 +189,7 @@ Event = (
     | Reverted
     | ForeignFound
     | ActorSaid
+    | Probed
     | ActorChanged
     | JournalChanged
     | Pause
@@ -248,16 +260,19 @@ class Remember(Frozen, frozen=True):
 
     priors: Priors
     record: GuessRecord
+    foresight: Foresight
 
 
 class SenseNow(Frozen, frozen=True):
     """Take a snapshot of the host now, so that no rate spans two arms. Answered by Observed."""
 
 
-class Ask(Frozen, frozen=True):
-    """Answer an actor's probe. The daemon sends ProbeAnswer itself."""
+class RunProbe(Frozen, frozen=True):
+    """Have a probe run, now. Answered by Probed with the same token, in whatever order."""
 
-    probe: Probe
+    token: int
+    name: str
+    args: dict[str, str]
 
 
 class Tell(Frozen, frozen=True):
@@ -276,4 +291,6 @@ class Note(Frozen, frozen=True):
     record: Record
 
 
-Command = Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | Ask | Tell | Answer | Note
+Command = (
+    Look | Apply | Revert | RevertAll | Hold | TakeUp | Remember | SenseNow | RunProbe | Tell | Answer | Note
+)

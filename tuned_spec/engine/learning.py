@@ -37,7 +37,9 @@ class Learning(Turn):
         seen = signature(values, self.state.setup.cpus)
         watched, changed = watch(learned.watched, seen, self.t)
         tried = "" if changed else learned.tried
-        self.state = replace(self.state, learned=replace(learned, watched=watched, tried=tried))
+        workloads = learned.workloads + changed
+        known = replace(learned, watched=watched, tried=tried, workloads=workloads)
+        self.state = replace(self.state, learned=known)
         if changed:
             self.do(Note(Record("workload", self.t, data={"what": "another one began"})))
         return changed
@@ -69,4 +71,4 @@ class Learning(Turn):
             one = Judged(trial.id, rule, writes, fate, self.wall, by, gain, seen)
             priors = prior.judged(priors, one)
         self.state = replace(self.state, learned=replace(learned, record=record, priors=priors))
-        self.do(Remember(priors, record))
+        self.do(Remember(priors, record, learned.foresight))

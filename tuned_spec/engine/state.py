@@ -24,6 +24,7 @@ from tuned_spec.model import (
     Offer,
     Outlook,
     Policy,
+    Probe,
     Proposal,
     RestRule,
     Rule,
@@ -36,6 +37,7 @@ from tuned_spec.model import (
 from tuned_spec.speculate import advice
 from tuned_spec.speculate.advice import Given
 from tuned_spec.speculate.climb import ClimbMemory
+from tuned_spec.speculate.foresight import Foresight, Query
 from tuned_spec.speculate.prior import Priors, Recall
 from tuned_spec.speculate.rules import RulesMemory
 from tuned_spec.speculate.selection import Record, hit_rate
@@ -199,8 +201,58 @@ class Learned(msgspec.Struct, frozen=True):
     watched: Watched = Watched()
     priors: Priors = Priors()
     record: Record = Record()
+    foresight: Foresight = Foresight()
+    workloads: int = 0  # how many have been recognised
     tried: str = ""
     known: dict[str, tuple[Rule, Recall]] = {}  # the jumps that were thought of, by their rule's id
+
+
+class Answered(msgspec.Struct, frozen=True):
+    text: str
+    seconds: float
+    error: str = ""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One probe that was started, and by what it is judged whether its answer is still true."""
+
+    token: int
+    asked: Query
+    ahead: str  # the case it was run ahead for; "": it was asked for
+    started: float
+    deeds: int
+    workload: int
+    waiting: tuple[Probe, ...] = ()
+    joined: float | None = None  # when somebody began to wait for what was run ahead
+    answer: Answered | None = None
+
+
+class Session(msgspec.Struct, frozen=True):
+    """What a case has asked, as symbols of `speculate.foresight`."""
+
+    asked: tuple[str, ...] = ()
+    probes: int = 0  # of what was asked
+    since: float | None = None  # it thinks; None: it waits for an answer
+    looks: int = 0  # at what comes next, in this thought
+    look_at: float | None = None  # when to look again
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """Questions that take time, those served from ahead; runs ahead, those for nothing; seconds saved."""
+
+    asked: int = 0
+    hits: int = 0
+    started: int = 0
+    wasted: int = 0
+    saved_s: float = 0.0
+
+
+class Probing(msgspec.Struct, frozen=True):
+    runs: dict[int, Run] = {}
+    sessions: dict[str, Session] = {}
+    wasted: tuple[float, ...] = ()  # when, in the last minute
+    tokens: int = 0
+    tally: Tally = Tally()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -216,6 +268,8 @@ class State(msgspec.Struct, frozen=True):
     learned: Learned = Learned()
     advice: tuple[Given, ...] = ()  # what verdicts asked of the next guesses; it ends by itself
     prepared: dict[str, tuple[str, ...]] = {}  # open trial -> the rules that come next if it is confirmed
+    probing: Probing = Probing()
+    deeds: int = 0  # what the ledger was told to do and has done: unchanged, a knob is as it was read
     looking: frozenset[str] = frozenset()  # rules whose knobs are being read
     offers: dict[str, Offer] = {}  # from outside, by rule id: their knobs are being read
     offered: tuple[tuple[float, str], ...] = ()  # when and by whom, within the last minute
@@ -404,6 +458,10 @@ def describe(state: State, t: float) -> dict[str, object]:
             {"knob": name, "ours": f.ours, "found": f.found, "writer": f.writer}
             for name, f in state.foreign.items()
         ],
+        "ahead": {
+            "k": state.setup.policy.ahead if state.mode is Mode.LOSSLESS else 0,
+            **msgspec.structs.asdict(state.probing.tally),
+        },
         "advice": [
             {
                 "what": advice.words(one.item),

@@ -28,20 +28,26 @@ from tuned_spec.engine.events import (
     Offered,
     Pause,
     Planned,
+    Probed,
     Resume,
     Reverted,
     Stop,
     Ticked,
     Withdrawn,
 )
+from tuned_spec.engine.probing import next_look
 from tuned_spec.engine.state import Phase, State
 from tuned_spec.engine.suggesting import Suggesting
 from tuned_spec.speculate import rules as speculator
+
+LEDGER_DID = (Applied, ApplyFailed, Reverted, ForeignFound)
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
     """What the engine makes of one event. Never raises; an event that no longer fits changes nothing."""
     turn = Suggesting(state, event.t)
+    if isinstance(event, LEDGER_DID):
+        turn.deed()
     match event:
         case Observed():
             turn.observed(event)
@@ -59,6 +65,8 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
             turn.foreign_found(event)
         case ActorSaid():
             turn.actor_said(event.message)
+        case Probed():
+            turn.probed(event)
         case ActorChanged():
             turn.actor_changed(event)
         case JournalChanged():
@@ -80,6 +88,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Command, ...]]:
         case _:
             assert_never(event)
     turn.time_passes()
+    turn.look_ahead()
     return turn.state, tuple(turn.commands)
 
 
@@ -91,4 +100,5 @@ def next_wake(state: State) -> float | None:
         if trial.window and trial.phase in (Phase.JUDGING, Phase.CLIMBING):
             due.append(trial.window.closes if trial.window.opened else trial.window.opens)
         due.append(trial.rest_due)
+    due.append(next_look(state))
     return min((t for t in due if t is not None), default=None)

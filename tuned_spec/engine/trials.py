@@ -16,7 +16,6 @@ from tuned_spec.engine.events import (
     Applied,
     Apply,
     ApplyFailed,
-    Ask,
     ForeignFound,
     Hold,
     JournalChanged,
@@ -50,6 +49,7 @@ from tuned_spec.model import (
     Writes,
 )
 from tuned_spec.speculate import prior
+from tuned_spec.speculate.foresight import MEASURE
 from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
@@ -269,12 +269,15 @@ class Trials(Advised):
         trial = self.state.trials.get(message.case)
         match message:
             case Measure():
+                self.heard(message.case, MEASURE)
                 self.measure(trial, message)
             case Probe():
-                self.do(Ask(message))
+                self.probe(trial, message)
             case Consulted():
                 self.consulted(trial, message)
             case Verdict():
+                if trial is not None:
+                    self.end_session(trial, with_verdict=True)
                 self.verdict(trial, message)
             case _:
                 assert_never(message)
@@ -333,7 +336,8 @@ class Trials(Advised):
             if trial.phase not in (Phase.JUDGING, Phase.SWITCHING):
                 continue
             if not event.alive:
-                # Its windows died with it. The change itself stays until its lease ends.
+                # Its windows died with it, and its questions. The change itself stays until its lease ends.
+                self.forget(trial.id)
                 trial = self.put(replace(trial, window=None))
                 if trial.phase is Phase.JUDGING:
                     self.rest_between(trial)

@@ -1,4 +1,4 @@
-"""Where priors and the record of guesses are kept over reboots: `priors.db` in the state directory.
+"""What is learned, kept over reboots: `priors.db` in the state directory.
 
 Owns the file and its versions; must not know what the rows mean. A save makes a new file and puts it in the
 old one's place, so that whatever dies, one of the two is whole. It waits for the disk: hand it to the
@@ -19,6 +19,7 @@ import msgspec
 
 from tuned_spec.model import Frozen
 from tuned_spec.paths import PRIORS
+from tuned_spec.speculate.foresight import Foresight
 from tuned_spec.speculate.prior import Judged, Priors, Remembered
 from tuned_spec.speculate.selection import Record, Tally
 
@@ -32,6 +33,7 @@ class Loaded(Frozen, frozen=True):
 
     priors: Priors = Priors()
     record: Record = Record()
+    foresight: Foresight = Foresight()
     said: tuple[str, ...] = ()
 
 
@@ -47,6 +49,7 @@ def load(state_dir: Path, wall: float) -> Loaded:
     workloads: list[Remembered] = []
     recent: list[Judged] = []
     rules: dict[str, Tally] = {}
+    foresight = Foresight()
     said = []
     for kind, name, doc in rows:
         try:
@@ -54,21 +57,24 @@ def load(state_dir: Path, wall: float) -> Loaded:
                 workloads.append(msgspec.json.decode(doc, type=Remembered))
             elif kind == "judged":
                 recent.append(msgspec.json.decode(doc, type=Judged))
+            elif kind == "foresight":
+                foresight = msgspec.json.decode(doc, type=Foresight)
             else:
                 rules[str(name)] = msgspec.json.decode(doc, type=Tally)
         except (msgspec.DecodeError, UnicodeDecodeError, TypeError) as error:
             said.append(f"{path}: {kind} {name}: {error}; this one is forgotten")
-    return Loaded(Priors(tuple(workloads), tuple(recent)), Record(rules), tuple(said))
+    return Loaded(Priors(tuple(workloads), tuple(recent)), Record(rules), foresight, tuple(said))
 
 
-def save(state_dir: Path, priors: Priors, record: Record) -> str:
-    """Writes both as they are now; blocks. Returns what went wrong and what to do, or ""."""
+def save(state_dir: Path, priors: Priors, record: Record, foresight: Foresight) -> str:
+    """Writes all three as they are now; blocks. Returns what went wrong and what to do, or ""."""
     path = state_dir / PRIORS
     fresh = path.with_name(f"{path.name}.new")
     rows: list[tuple[str, str, bytes]] = [
         *(("workload", w.id, msgspec.json.encode(w)) for w in priors.workloads),
         *(("judged", one.trial, msgspec.json.encode(one)) for one in priors.recent),
         *(("rule", name, msgspec.json.encode(tally)) for name, tally in record.rules.items()),
+        ("foresight", "", msgspec.json.encode(foresight)),
     ]
     try:
         state_dir.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -48,6 +48,9 @@ SETTINGS: dict[str, tuple[str, Callable[[str], float], str, str]] = {
     "toggles_per_minute": ("toggles_per_minute", units.whole, "2", "6000"),
     "rest": ("rest_s", units.seconds, "0s", "168h"),
     "alpha": ("alpha", units.share, "0.01%", "50%"),
+    "ahead": ("ahead", units.count_or_off, "off", "8"),
+    "ahead_depth": ("ahead_depth", units.whole, "1", "4"),
+    "ahead_price": ("ahead_price", units.share, "0%", "100%"),
     "max_pairs": ("max_pairs", units.whole, "2", "10000"),
 }
 

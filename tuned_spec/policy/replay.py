@@ -179,7 +179,9 @@ class _Run:
                 return ev.Reverted(t, "", self.restore(command.knobs or tuple(self.values)), command.why)
             case ev.Note():
                 self.notes.append(command.record)
-            case ev.Hold() | ev.TakeUp() | ev.Remember() | ev.SenseNow() | ev.Ask() | ev.Tell() | ev.Answer():
+            case ev.Hold() | ev.TakeUp() | ev.Remember() | ev.SenseNow():
+                pass  # nobody is there
+            case ev.RunProbe() | ev.Tell() | ev.Answer():
                 pass  # nobody is there
         return None
 

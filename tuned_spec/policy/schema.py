@@ -139,6 +139,9 @@ _SETTINGS = {
     "toggles_per_minute": _said(_AMOUNT, "Switches between a trial's arms (120)."),
     "rest": _said(_AMOUNT, "A rejected guess rests this long, twice as long each time (10m)."),
     "alpha": _said(_AMOUNT, "The most that a change without effect may be confirmed (5%)."),
+    "ahead": _said(_AMOUNT, "Lossless: so many of the actor's next probes are run ahead, or off (2)."),
+    "ahead_depth": _said(_AMOUNT, "And of what may follow those, so many deep (2)."),
+    "ahead_price": _said(_AMOUNT, "Seconds of waiting that a second of probing may cost (20%)."),
     "max_pairs": _said(_AMOUNT, "A trial that has not decided by then rejects (24)."),
 }
 _TOP = {

@@ -134,6 +134,10 @@ def whole(text: str) -> int:
     return int(value)
 
 
+def count_or_off(text: str) -> int:
+    return 0 if text == "off" else whole(text)
+
+
 def _unit(unit: str, facts: Facts) -> tuple[str, Fraction]:
     """Dimension, and how many bytes, seconds or ones it is."""
     if unit != "pages":
