@@ -31,7 +31,7 @@ from pathlib import Path
 from statistics import median
 
 from tuned_spec import paths
-from tuned_spec.daemon.serve import clock
+from tuned_spec.daemon.shell import clock
 from tuned_spec.ledger.history import Entry, read
 from workloads import figures, following
 from workloads.cost_bench import memory_mib

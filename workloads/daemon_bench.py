@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tuned_spec.daemon.serve import clock
+from tuned_spec.daemon.shell import clock
 from tuned_spec.sense.triggers import Trigger, open_triggers
 from workloads import figures
 from workloads.figures import Row, reaction

@@ -168,10 +168,8 @@ class Thought(msgspec.Struct, frozen=True):
 class Played(msgspec.Struct):
     seconds: float = 0.0
     probes_s: float = 0.0  # what sequential probes take, of that
-    asked: int = 0
+    asked: int = 0  # of those that take time
     hits: int = 0
-    slow: int = 0  # asked of those that take time
-    slow_hits: int = 0
     started: int = 0
     wasted: int = 0
 
@@ -193,7 +191,6 @@ class Run:
         self.queue: list[tuple[float, int, ev.Event]] = []
         self.numbers = itertools.count()
         self.asked, self.case, self.over = 0, "", False
-        self.slow_hits = self.slow = 0
         self.begun = 0.0
 
     def later(self, seconds: float, event: ev.Event) -> None:
@@ -212,8 +209,6 @@ class Run:
             probes_s=sum(self.thought.takes_s),
             asked=tally.asked,
             hits=tally.hits,
-            slow=self.slow,
-            slow_hits=self.slow_hits,
             started=tally.started,
             wasted=tally.wasted + outstanding,
         )
@@ -234,14 +229,10 @@ class Run:
             event = waiting.pop(0)
             if isinstance(event, ev.ActorSaid) and isinstance(event.message, Probe):
                 self.asked += 1
-                self.slow += event.message.name not in KNOWN
             if isinstance(event, ev.ActorSaid) and isinstance(event.message, Verdict):
                 self.over = True
                 return
-            hits = self.state.probing.tally.hits
             self.state, commands = engine.step(self.state, event)
-            if self.asked and self.state.probing.tally.hits > hits:
-                self.slow_hits += self.thought.asked[self.asked - 1].name not in KNOWN
             for command in commands:
                 waiting += self.execute(command)
 
@@ -388,30 +379,30 @@ def play_all(policy: Policy, memory: Foresight, sessions: Sequence[Thought], tak
     return total([Run(policy, memory, one, partial(lasts, takes, one.name)).play() for one in sessions])
 
 
-HEAD = "  k depth   ready of asked     of slow    started  wasted     time   saved    paper's bound"
+HEAD = "  k depth   ready of asked   started  wasted     time   saved   paper's bound"
 
 
 def table(title: str, memory: Foresight, sessions: Sequence[Thought], takes: Takes) -> None:
     base = play_all(replace(POLICY, ahead=0), memory, sessions, takes)
     ask_s, think_s = base.probes_s, base.seconds - base.probes_s
-    alpha, beta = base.slow / ask_s, (base.asked + len(sessions)) / think_s
+    alpha, beta = base.asked / ask_s, sum(len(one.thinks_s) for one in sessions) / think_s
     pairs = [pair for one in sessions for pair in zip(one.thinks_s, one.takes_s, strict=False)]
     oracle = sum(min(pair) for pair in pairs) / base.seconds
     print(f"\n{title}")
     print(
-        f"  {len(sessions)} sessions, {base.asked} probes, {base.slow} of them take time; sequential "
+        f"  {len(sessions)} sessions, {len(pairs)} probes, {base.asked} of them take time; sequential "
         f"{base.seconds:.0f} s, of it probing {ask_s:.0f} s ({ask_s / base.seconds:.1%}: there is no more to "
         f"save); were the next probe always known, {oracle:.1%} would be saved"
     )
     print(HEAD)
     for k, depth in itertools.product((1, 2, 3), (1, 2)):
         ahead = play_all(replace(POLICY, ahead=k, ahead_depth=depth), memory, sessions, takes)
-        p = ahead.slow_hits / ahead.slow
+        p = ahead.hits / ahead.asked
         bound = p / (1 + p) * alpha / (alpha + beta)
         saved = 1 - ahead.seconds / base.seconds
         print(
-            f"  {k}   {depth}      {ahead.hits:5d} ({ahead.hits / ahead.asked:5.1%})   {p:6.1%}   "
-            f"   {ahead.started:5d}   {ahead.wasted:5d}  {ahead.seconds:6.0f} s  {saved:5.1%}    {bound:5.1%}"
+            f"  {k}   {depth}      {ahead.hits:5d} ({p:5.1%})     {ahead.started:5d}   {ahead.wasted:5d}"
+            f"  {ahead.seconds:6.0f} s  {saved:5.1%}     {bound:5.1%}"
         )
 
 
@@ -466,7 +457,7 @@ def main() -> None:
             f"\nreal time, real helper, held-out diagnoses, thinks 1.5 s, k 2, depth 2: {args.real} sessions "
             f"each way, in turns: sequential {before.seconds:.1f} s, ahead {after.seconds:.1f} s, saved "
             f"{1 - after.seconds / before.seconds:.1%}; ready or under way {after.hits} of {after.asked} "
-            f"({after.slow_hits} of {after.slow} slow ones), {after.wasted} of {after.started} wasted"
+            f"({after.wasted} of {after.started} wasted)"
         )
 
 

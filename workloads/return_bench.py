@@ -26,7 +26,7 @@ from statistics import median
 import msgspec
 
 from tuned_spec import paths
-from tuned_spec.daemon.serve import clock
+from tuned_spec.daemon.shell import clock
 from tuned_spec.ledger.history import read
 from workloads.running import FILES, HERE, LOWAT, Daemon, own_network, seen_changed, wait_for
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tuned_spec.cli import live
-from tuned_spec.daemon.serve import clock
+from tuned_spec.daemon.shell import clock
 from tuned_spec.ledger.history import read
 from tuned_spec.sense.gauges import send
 

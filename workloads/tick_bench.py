@@ -36,7 +36,8 @@ from tuned_spec import paths
 from tuned_spec.daemon.hands import Hands
 from tuned_spec.daemon.log import Log
 from tuned_spec.daemon.options import Options
-from tuned_spec.daemon.serve import Daemon, clock
+from tuned_spec.daemon.serve import Daemon
+from tuned_spec.daemon.shell import clock
 from tuned_spec.engine.events import ActorChanged, ActorSaid, Observed, Stop
 from tuned_spec.errors import JournalError, KnobError
 from tuned_spec.knobs.adapters import adapters

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import anyio
@@ -99,9 +100,7 @@ def error(result: CallToolResult) -> str:
 def running(place: Path) -> Iterator[Host]:
     if os.geteuid() != 0:
         pytest.skip(f"{KNOB} is written by root only")
-    for directory in (place, *list(place.parents)[:2]):
-        directory.mkdir(exist_ok=True)
-        directory.chmod(0o755)
+    place.mkdir(exist_ok=True)
     with host(place) as machine:
         machine.start("--mode", "lossy")
         until(lambda: machine.status()["status"]["actor"]["alive"], "no actor")
@@ -109,10 +108,12 @@ def running(place: Path) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """For those who change nothing."""
-    with running(tmp_path_factory.mktemp("mcp")) as machine:
-        yield machine
+def daemon() -> Iterator[Host]:
+    """For those who change nothing. pytest closes its own directory to others with each run that begins."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        with running(Path(name)) as machine:
+            yield machine
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests.daemon.host import FILE, KNOB, Host, host, until
 from tests.daemon.stranger import ACTOR
+from workloads.endpoint import MODEL, Asked, Endpoint, Say
 
 pytestmark = [
     pytest.mark.kernel,
@@ -78,6 +80,30 @@ def test_what_it_may_not_is_refused(machine: Host, answer: dict[str, str], code:
     until(lambda: "refused" in machine.kinds(), f"no answer was judged:\n{machine.said()}")
     assert machine.entry("refused").data["code"] == code
     assert "applied" not in machine.kinds() and FILE.read_text() == before
+
+
+def test_a_real_model_s_word_comes_through_the_real_actor(machine: Host) -> None:
+    """Daemon, actor, vendor's client, HTTP and back; `consulted` says what it took."""
+    before = FILE.read_text()
+
+    def propose(asked: Asked) -> Say:
+        assert KNOB in asked.prompt and "cpu.busy" in asked.prompt
+        wish = {"writes": [{"knob": KNOB, "value": OTHER}], "metric": "cpu.busy"}
+        return Say(json.dumps({**wish, "reason": "the CPUs are busy", "confidence": 0.7}))
+
+    with Endpoint(propose) as endpoint:
+        config = machine.place / "actor.yaml"
+        speculator = f"{{provider: openai, endpoint: {endpoint.url()!r}, name: {MODEL}, timeout: 10s}}"
+        config.write_text(f"version: 1\nspeculator: {speculator}\n")
+        machine.start("--actor", str(config))
+        until(lambda: "applied" in machine.kinds(), f"nothing was tried:\n{machine.said()}", 60.0)
+        assert endpoint.asked[0].schema is not None
+    assert machine.entry("proposed").rule == "outside.model"
+    assert machine.entry("suggested").data["reason"] == "the CPUs are busy"
+    consulted = machine.entry("consulted").data
+    assert consulted["model"] == MODEL and consulted["tokens_in"] == endpoint.asked[0].tokens
+    machine.stop()
+    assert FILE.read_text() == before
 
 
 def test_an_answer_to_another_question_is_none(machine: Host) -> None:

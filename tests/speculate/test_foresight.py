@@ -62,11 +62,7 @@ def test_what_is_no_question_is_none(word: str) -> None:
     assert foresight.query(case(), word) is None
 
 
-@given(
-    st.sampled_from(
-        ["memory", "sockets", "top_processes by=io", "knob knob=$knob0", "knob knob=vm.laptop_mode"]
-    )
-)
+@pytest.mark.parametrize("word", ["sockets", "top_processes by=io", "knob knob=$knob0", "knob knob=vm.other"])
 def test_a_symbol_is_the_question_it_was_made_of(word: str) -> None:
     found = foresight.query(case(), word)
     assert found is not None and foresight.symbol(case(), found) == word
@@ -121,6 +117,10 @@ def test_launched_is_what_is_expected_to_save_more_than_it_costs() -> None:
     assert [q.name for q in foresight.worth(memory, tree, 0.2)] == ["memory", "disks"], "surest first"
     assert [q.name for q in foresight.worth(memory, tree, 0.5)] == ["memory"]
     assert foresight.worth(memory, tree, 1.0) == ()
+    brief = foresight.ran(msgspec.structs.replace(memory, seconds={}), "memory", 0.001)
+    assert foresight.worth(brief, foresight.ahead(brief, case(), (), 3, 1), 0.2) == (), (
+        "nor does what is brief"
+    )
     hasty = msgspec.structs.replace(memory, thinking=foresight.Mean(0.01, 1))
     assert foresight.worth(hasty, tree, 0.2) == (), "a thought that is over at once saves nothing"
 
@@ -132,12 +132,12 @@ def test_what_is_not_seen_any_more_fades() -> None:
     assert names(case(), memory, k=1) == ["disks"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6))
 def test_memory_is_bounded_and_saved_as_it_is(seed: int) -> None:
     draw = random.Random(seed)
     memory = Foresight()
-    for n in range(120):
+    for n in range(60):
         place = case(f"t.knob{draw.randrange(60)}", f"app.m{draw.randrange(9)}", f"rule{n % 80}")
         words = [f"unit unit=u{draw.randrange(400)}.service" for _ in range(draw.randrange(70))]
         memory = foresight.learn(memory, place, words, ended=draw.random() < 0.8)

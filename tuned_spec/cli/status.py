@@ -266,11 +266,11 @@ def print_running(reply: Json, judged: Judged, models: Models, trouble: str) -> 
         print(f"  probes   {asked} asked, {status.probes.failed} without an answer: {runs}")
     if status.ahead.k and (asked := status.ahead.asked):
         ahead = status.ahead
-        print(
-            f"  ahead    {ahead.hits} of {asked} probes had been run ahead ({ahead.hits / asked:.0%}), which",
-            end="",
+        served = (
+            f"{ahead.hits} of {asked} probes that take time had been run before ({ahead.hits / asked:.0%})"
         )
-        print(f" saved {show.span(ahead.saved_s)}; {ahead.wasted} of {ahead.started} were for nothing")
+        saved = f"{show.span(ahead.saved_s)} saved, {ahead.wasted} runs for nothing"
+        print(show.wrapped(f"  ahead    {served}, {saved}", 11))
     if hits := status.guesses.judged:
         share = f"{status.guesses.confirmed / hits:.0%}"
         print(f"  guesses  {hits} judged, {status.guesses.confirmed} kept: a hit rate of {share}")

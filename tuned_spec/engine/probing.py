@@ -59,7 +59,7 @@ class Probing(Measuring):
             return self.reply(shown, Answered("", 0.0, wrong))
         asked = Query(ask.name, tuple(sorted(ask.args.items())))
         self.heard(ask.case, foresight.symbol(foresight.setting(trial.proposal), asked))
-        self.count(asked=1)
+        self.count(asked=foresight.takes_time(self.state.learned.foresight, ask.name))
         found = next((run for run in runs if run.asked == asked and run.ahead), None)
         if found is None or not self.holds(found):
             return self.run(asked, ask)

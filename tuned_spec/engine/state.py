@@ -238,7 +238,7 @@ class Session(msgspec.Struct, frozen=True):
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Questions, those served from ahead, runs started ahead, those nobody asked for; seconds saved."""
+    """Questions that take time, those served from ahead; runs ahead, those for nothing; seconds saved."""
 
     asked: int = 0
     hits: int = 0

@@ -30,6 +30,7 @@ CONTEXTS = 2000  # kept; the least used go
 SYMBOLS = 24  # kept of one context
 SESSION = 64  # symbols of one session
 SMOOTH = 0.2  # weight of the newest duration in a mean
+INSTANT_S = 0.05  # what takes less is not worth running ahead
 
 replace = msgspec.structs.replace
 
@@ -141,6 +142,11 @@ def ran(memory: Foresight, name: str, seconds: float) -> Foresight:
     return replace(memory, seconds={**memory.seconds, name: memory.seconds.get(name, Mean()).with_(seconds)})
 
 
+def takes_time(memory: Foresight, name: str) -> bool:
+    """As far as is known: what never ran may take long."""
+    return name not in memory.seconds or memory.seconds[name].seconds >= INSTANT_S
+
+
 def thought(memory: Foresight, seconds: float) -> Foresight:
     return replace(memory, thinking=memory.thinking.with_(seconds))
 
@@ -192,7 +198,8 @@ def ahead(
     depth: int,
     without: frozenset[str] = frozenset(),
 ) -> tuple[Branch, ...]:
-    """The k most likely next questions, each with its own k, `depth` deep. `without`: what cannot be next.
+    """The k most likely next questions that take time, and the instant ones among these, each with what may
+    follow it, `depth` deep. `without`: what cannot be next.
 
     Behind a verdict there is nothing, and behind a window nothing that was asked before it is true.
     """
@@ -202,7 +209,9 @@ def ahead(
     excluded = sum(p for s, p in found.items() if s in without)
     branches: list[Branch] = []
     for s in sorted(found, key=lambda s: (-found[s], s)):
-        if s in without or (what := query(place, s)) is None or len(branches) == k:
+        if sum(takes_time(memory, branch.query.name) for branch in branches) == k:
+            break
+        if s in without or (what := query(place, s)) is None:
             continue
         p = found[s] / max(1.0 - excluded, found[s])
         branches.append(Branch(what, p, ahead(memory, place, (*asked, s), k, depth - 1)))
@@ -221,7 +230,7 @@ def worth(memory: Foresight, branches: Sequence[Branch], price: float) -> tuple[
     for asked, steps in chances.items():
         takes = memory.seconds.get(asked.name, Mean()).seconds
         gain = sum(p * min(takes, n * memory.thinking.seconds) for n, p in steps.items())
-        if takes > 0.0 and gain >= price * takes:
+        if takes >= INSTANT_S and gain >= price * takes:
             chosen.append((sum(steps.values()), asked))
     return tuple(asked for _, asked in sorted(chosen, key=lambda pair: -pair[0]))
 
