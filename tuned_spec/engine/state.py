@@ -41,8 +41,6 @@ from tuned_spec.speculate.signature import Signature, Watched
 
 HISTORY = 64  # values of each metric kept for a case
 
-replace = msgspec.structs.replace
-
 
 class Setup(msgspec.Struct, frozen=True):
     """`limits` and `stale_s` are the policy's, by name, for those who look one up at each observation.
