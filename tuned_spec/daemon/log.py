@@ -17,6 +17,10 @@ from tuned_spec.model import Record
 STDERR = 2
 
 
+# of a record's details, those that fit on a line
+TOLD = ("why", "what", "code", "kind", "reason", "mode", "writer", "model", "outcome", "name", "error")
+
+
 class Log:
     def __init__(self, fd: int = STDERR) -> None:
         import structlog
@@ -43,7 +47,7 @@ class Log:
             fields["rule"] = record.rule
         if record.knobs:
             fields["knob"] = ",".join(record.knobs)
-        for key in ("why", "what", "code", "reason", "mode", "writer"):
+        for key in TOLD:
             if record.data.get(key):
                 fields[key] = record.data[key]
         for key in ("writes", "after"):
