@@ -124,7 +124,7 @@ def test_what_it_says_of_its_models_is_plain_and_counts_within_reason() -> None:
         "seconds": -1.0,
         "calls": -1,
     }
-    claim = {"claim": "\x1b[2J", "effect": 1e308}
+    claim = {"claim": "\x1b[2J", "effect": 1e308, "pairs": 10**400, "confidence": -1e308}
     verdict = {"type": "verdict", "case": "x", "kind": "confirm", "reason": "r", **claim}
     hint = {"type": "suggestion", "outlook": "x", "writes": [], "metric": "\x1b[2J", "reason": "r"}
     one = link(f"{HELLO}\nfor m in {[said, verdict, hint]!r}: say(**m)\ns.shutdown(1); s.recv(1)")
@@ -147,3 +147,5 @@ def test_what_it_says_of_its_models_is_plain_and_counts_within_reason() -> None:
     assert max(consulted.tokens_out, consulted.cost) == MOST_COUNTED
     assert judged.effect is not None and math.isfinite(judged.effect + judged.effect)
     assert abs(judged.effect) <= MOST_COUNTED
+    assert float(judged.pairs) == MOST_COUNTED, "a person is told of it as a float"
+    assert judged.confidence == 0.0

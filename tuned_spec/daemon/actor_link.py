@@ -163,6 +163,8 @@ def _plain_verdict(verdict: Verdict) -> Verdict:
         low=_figure(verdict.low),
         high=_figure(verdict.high),
         e_value=_figure(verdict.e_value),
+        pairs=min(max(verdict.pairs, 0), MOST_COUNTED),
+        confidence=min(max(verdict.confidence, 0.0), 1.0),
         claim=_printable(verdict.claim, 40),
         reason=_printable(verdict.reason, 1000),
         guards=guards,
