@@ -139,7 +139,7 @@ def _plain_consulted(said: Consulted) -> Consulted:
     """What is said in it is long and has lines; `status` adds its figures up."""
     return replace(
         said,
-        model=_printable(said.model, 100),
+        model=_printable(said.model, 120),
         system=_printable(said.system, 100),
         prompt=_lines(said.prompt),
         exchange=tuple(map(_lines, said.exchange)),
