@@ -242,6 +242,14 @@ def test_a_stranger_may_change_nothing(machine: Host) -> None:
     assert machine.status()["status"]["paused"] is False
 
 
+def test_a_name_that_no_system_call_takes_ends_no_daemon(machine: Host) -> None:
+    machine.start_with(sys.executable, "-c", ACTOR + SILENT)
+    for do in ("status", "plan", "restore"):
+        for uid in (65534, 0):
+            machine.ask(b'{"v":1,"do":"%s","knobs":["nic.txqueuelen@\\u0000"]}' % do.encode(), uid=uid)
+    assert machine.status()["status"]["paused"] is False
+
+
 def test_strangers_cannot_keep_the_owner_out(machine: Host) -> None:
     before = change(machine)
     program = (

@@ -233,6 +233,17 @@ def test_who_proposed_it_may_withdraw_it_open_or_kept() -> None:
     assert (world.notes[-1].kind, world.notes[-1].trial) == ("reverted", "t2")
 
 
+def test_a_trial_that_began_from_what_is_withdrawn_goes_back_with_it() -> None:
+    world = started()
+    ask(world, Write("t.plain", 150))
+    answer(world, VerdictKind.CONFIRM)
+    observe(world, dt=100.0, app_p95=50.0)
+    assert world.kernel["t.plain"] == 300 and case_of(world).id == "t2"
+    world.feed(ev.Withdrawn(world.t, "agent", "t1"))
+    assert world.kernel == FOUND and not world.state.trials and not world.state.held and not world.rows
+    assert not world.state.originals
+
+
 def test_nobody_withdraws_what_the_policy_did() -> None:
     world = started()
     observe(world, app_p95=50.0)

@@ -9,6 +9,7 @@ from tests.engine.world import FOUND, POLICY, World
 from tuned_spec import engine
 from tuned_spec.engine import events as ev
 from tuned_spec.engine import next_wake
+from tuned_spec.engine.trials import IGNORED
 from tuned_spec.model import (
     Arm,
     Cancel,
@@ -570,3 +571,26 @@ def test_stray_verdicts_are_folded() -> None:
     for _ in range(50):
         world.feed(ev.ActorSaid(world.t, Verdict("nonsense", VerdictKind.CONFIRM, "x")))
     assert world.kinds().count("ignored") == 1
+
+
+def test_verdicts_that_cannot_be_used_are_told_once_a_trial_and_in_short() -> None:
+    world = started()
+    observe(world, app_p95=50.0)
+    for _ in range(50):
+        answer(world, VerdictKind.OVERWRITE, Write("t.plain", "y" * 60_000))
+    (ignored,) = [note for note in world.notes if note.kind == "ignored"]
+    assert len(str(ignored.data["what"])) <= IGNORED
+    answer(world, VerdictKind.CONFIRM)
+    assert world.state.held["t.plain"].value == 200, "the first that can be used counts"
+
+
+def test_a_case_of_a_search_leaves_room_for_a_review_too() -> None:
+    world = World(Mode.LOSSY)
+    world.feed(ev.ActorChanged(world.t, True, "started", review_s=180.0))
+    for n in range(400):
+        observe(world, dt=0.5, app_lag=5.0 + n % 3)
+        if any(isinstance(message, Case) for message in world.told):
+            break
+    case = case_of(world)
+    assert case.rule == "find" and case.review_s == 180.0
+    assert case.lease_s - case.review_s > 20.0

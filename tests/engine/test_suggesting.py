@@ -197,3 +197,12 @@ def test_it_is_told_what_became_of_changes_of_these_knobs() -> None:
     (outlook,) = look(world)
     assert outlook.host == {"kernel": "6.1"}
     assert [(past.rule, past.fate) for past in outlook.past] == [("grow", "rejected")]
+
+
+def test_what_is_too_long_to_be_meant_leaves_little_on_record() -> None:
+    world = started()
+    (outlook,) = look(world)
+    say(world, outlook, *(Write("t.plain", "y" * 60) for _ in range(500)))
+    assert world.kernel == FOUND and not world.state.trials
+    assert len(msgspec.json.encode(world.notes)) < 2000
+    assert "500 writes" in str(world.notes[-1].data["reason"])

@@ -16,7 +16,7 @@ from tuned_spec.errors import KnobRefused
 from tuned_spec.knobs import reach
 from tuned_spec.knobs.adapters import adapters
 from tuned_spec.knobs.catalogue import load
-from tuned_spec.knobs.instances import Catalogue
+from tuned_spec.knobs.instances import MOST_CONCRETE, Catalogue
 from tuned_spec.ledger import repair
 from tuned_spec.ledger.journal import Journal
 from tuned_spec.ledger.ledger import Ledger
@@ -67,6 +67,14 @@ def test_a_disk_bounds_its_requests_offers_its_schedulers_and_has_a_number(tmp_p
     put(tmp_path, "sys/block/sda/queue/scheduler", "[none]\n")
     assert "is another one now" in reach.gone(identity)
     assert access["block"].identity(here["block.scheduler@sdz"]) == ""
+
+
+def test_names_of_whoever_asks_neither_raise_nor_pile_up() -> None:
+    here = Catalogue(load(), adapters(Path("/")))
+    assert not [entry for entry in load() if f"{entry}@a\0" in here or f"{entry}@\0" in here]
+    for number in range(2 * MOST_CONCRETE):
+        assert f"block.scheduler@disk{number}" in here
+    assert len(here._concrete) <= MOST_CONCRETE
 
 
 def test_another_disk_of_the_name_has_its_own_choices(tmp_path: Path) -> None:

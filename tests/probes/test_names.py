@@ -20,6 +20,7 @@ WRONG = [
     ("memory", {"path": "/etc/shadow"}, "takes no arguments"),
     ("top_processes", {}, "takes by"),
     ("top_processes", {"by": "cpu; reboot"}, "not the name of a resource"),
+    ("cgroup", {"cgroup": "a" * 5000}, "longer than"),
     ("cgroup", {"cgroup": "../../etc"}, "not the name of a cgroup"),
     ("cgroup", {"cgroup": "/etc/shadow"}, "not the name of a cgroup"),
     ("cgroup", {"cgroup": "system.slice/../../x"}, "not the name of a cgroup"),

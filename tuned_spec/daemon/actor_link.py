@@ -16,13 +16,16 @@ import msgspec
 from tuned_spec.actor.channel import encode, from_actor
 from tuned_spec.daemon.child import Child
 from tuned_spec.errors import ProtocolError
-from tuned_spec.model import FromActor, Hello, Suggestion, ToActor, Verdict
+from tuned_spec.model import Consulted, FromActor, Hello, Suggestion, ToActor, Verdict
 
 READ_AT_ONCE = 64 * 1024  # bytes read a wake-up, so that a flood cannot hold the loop
 MESSAGES_A_SECOND = 200  # a trial needs about three
 LONGEST_REVIEW_S = 600.0  # what an actor may ask for beside the measurements
 UNSENT_LIMIT = 4 * 1024 * 1024  # an actor that reads nothing is as good as dead
+MOST_COUNTED = 10**12  # of anything that it counts or measures
 PROGRAM = (sys.executable, "-m", "tuned_spec.actor")
+
+replace = msgspec.structs.replace
 
 
 class ActorLink(Child):
@@ -105,6 +108,8 @@ class ActorLink(Child):
 
     def accept(self, hello: Hello) -> str:
         """Check the first message: whoever still has root's power may not judge. Returns why not, or ""."""
+        if self.ready:
+            return "it said hello twice"
         if self.process is None or hello.pid != self.process.pid:
             return f"it said it is process {hello.pid}"
         if os.geteuid() == 0 and _uid_of(hello.pid) == 0:
@@ -117,25 +122,65 @@ class ActorLink(Child):
 
 def _plain(message: FromActor) -> FromActor:
     """Its words end up on terminals: no control characters, and not a book."""
-    if isinstance(message, Suggestion):
-        return msgspec.structs.replace(message, reason=_printable(message.reason, 500))
-    return _plain_verdict(message) if isinstance(message, Verdict) else message
+    match message:
+        case Suggestion():
+            return replace(
+                message, reason=_printable(message.reason, 500), metric=_printable(message.metric, 200)
+            )
+        case Verdict():
+            return _plain_verdict(message)
+        case Consulted():
+            return _plain_consulted(message)
+        case _:
+            return message
+
+
+def _plain_consulted(said: Consulted) -> Consulted:
+    """What is said in it is long and has lines; `status` adds its figures up."""
+    return replace(
+        said,
+        model=_printable(said.model, 120),
+        system=_printable(said.system, 100),
+        prompt=_lines(said.prompt),
+        exchange=tuple(map(_lines, said.exchange)),
+        outcome=_printable(said.outcome, 600),
+        tokens_in=min(max(said.tokens_in, 0), MOST_COUNTED),
+        tokens_out=min(max(said.tokens_out, 0), MOST_COUNTED),
+        cost=min(max(said.cost, 0.0), MOST_COUNTED),
+        seconds=min(max(said.seconds, 0.0), MOST_COUNTED),
+        calls=min(max(said.calls, 0), MOST_COUNTED),
+        probes=min(max(said.probes, 0), MOST_COUNTED),
+    )
 
 
 def _plain_verdict(verdict: Verdict) -> Verdict:
     guards = {_printable(k, 100): _printable(v, 300) for k, v in list(verdict.guards.items())[:32]}
     opinions = {_printable(k, 40): _printable(v, 1000) for k, v in list(verdict.opinions.items())[:8]}
-    strategy = tuple(
-        msgspec.structs.replace(item, reason=_printable(item.reason, 300)) for item in verdict.strategy
-    )
-    return msgspec.structs.replace(
+    strategy = tuple(replace(item, reason=_printable(item.reason, 300)) for item in verdict.strategy)
+    return replace(
         verdict,
+        effect=_figure(verdict.effect),
+        low=_figure(verdict.low),
+        high=_figure(verdict.high),
+        e_value=_figure(verdict.e_value),
+        pairs=min(max(verdict.pairs, 0), MOST_COUNTED),
+        confidence=min(max(verdict.confidence, 0.0), 1.0),
+        claim=_printable(verdict.claim, 40),
         reason=_printable(verdict.reason, 1000),
         guards=guards,
         by=_printable(verdict.by, 40),
         opinions=opinions,
         strategy=strategy,
     )
+
+
+def _figure(figure: float | None) -> float | None:
+    """What is remembered of it is added up and kept over the boot: no sum of two may be infinite."""
+    return None if figure is None else min(max(figure, -MOST_COUNTED), MOST_COUNTED)
+
+
+def _lines(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def _printable(text: str, most: int) -> str:

@@ -67,7 +67,6 @@ class Answering(Shell):
         self.control.drop(client)
 
     def answer(self, request: Request, client: Client) -> dict[str, object]:
-        unknown = [k for k in request.knobs if k not in self.state.setup.catalogue]
         if request.do == "status":
             return {"ok": True, "status": self.status()}
         if request.do == "plan":
@@ -76,7 +75,8 @@ class Answering(Shell):
             return {"ok": False, "error": f"{request.do}: unknown; status, plan, {', '.join(CHANGES)}"}
         if not client.may_change:
             return {"ok": False, "error": f"{request.do}: only root may change what is tuned; use sudo"}
-        if unknown:
+        # Not before: whoever may only ask shall not have concrete knobs made, which are kept.
+        if unknown := [k for k in request.knobs if k not in self.state.setup.catalogue]:
             return {"ok": False, "error": f"{', '.join(unknown)}: not in the catalogue"}
         match request.do:
             case "restore":

@@ -127,7 +127,7 @@ class Climbing(Trials):
             return
         guess = replace(trial.proposal, writes=rest.writes)
         trial = replace(trial, phase=Phase.JUDGING, proposal=guess, after=rest.writes, climb=None)
-        self.send_case(self.put(replace(trial, deadline=self.t + guess.lease_s)))
+        self.send_case(self.put(replace(trial, deadline=self.t + guess.lease_s + self.state.review_s)))
 
     def restart_climbs(self) -> None:
         """Another workload began: what was measured under the last one says nothing."""

@@ -116,13 +116,17 @@ class Outside(Waiting):
         self.do(Answer(rule.id.removeprefix(RULE), refusal=refusal))
 
     def withdrawn(self, event: Withdrawn) -> None:
-        """Theirs goes back, whether it is still on trial or was confirmed."""
+        """Theirs goes back, whether it is still on trial or was confirmed; and with what was kept, a trial
+        that began from it: its arms would not be what they are called."""
         rule, why = RULE + event.source, f"withdrawn by {event.source}"
         trial = self.state.trials.get(event.trial)
         held = tuple(h.knob for h in self.state.held.values() if (h.trial, h.rule) == (event.trial, rule))
         if trial is not None and trial.proposal.rule == rule:
             self.revert(trial, why)
         elif held:
+            for later in tuple(self.state.trials.values()):
+                if set(held) & set(later.knobs):
+                    self.revert(later, f"what it began from was {why}")
             self.do(Revert(event.trial, held, (), rule, why))
         else:
             refusal = Refusal("not_yours", "", f"{event.trial}: {envelope.CODES['not_yours']}")

@@ -152,6 +152,7 @@ class Trial(msgspec.Struct, frozen=True):
     rest_at: float | None = None  # when arm B is put back, if no window is asked for until then
     cases_sent: int = 0
     consulted: int = 0
+    ignored: bool = False  # a verdict on it could not be used, and that is on record
     measured: int = 0
     signature: Signature | None = None  # of what was going on before the change
     untuned: tuple[Signature, ...] = ()  # of the latest looks while arm A was in place

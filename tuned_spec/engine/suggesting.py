@@ -33,6 +33,7 @@ MODEL = "model"  # the source of these proposals, and of no other
 LOOK = "suggest"  # the name under which its knobs are read
 PATIENCE_S = 60.0  # what an answer may take at least
 METRICS = 48  # told in one outlook, those that judge among them
+LONGEST = 8192  # characters of what is suggested: all that is offered, with values, takes half of it
 VALUES = 16  # of each, the latest
 
 replace = msgspec.structs.replace
@@ -139,6 +140,8 @@ class Suggesting(Outside):
             return
         self.state = replace(self.state, outlook=None)
         knobs = tuple(dict.fromkeys(write.knob for write in said.writes))
+        if len(str(said.writes)) > LONGEST:  # no honest one: it shall not fill the history
+            said = replace(said, writes=(), reason=f"{len(said.writes)} writes, too long to be taken")
         self.on_record("suggested", said)
         if not said.writes:
             return

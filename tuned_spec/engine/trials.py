@@ -54,6 +54,7 @@ from tuned_spec.speculate.prior import Fate
 
 RETRY_S = (1.0, 2.0, 5.0, 15.0, 30.0)  # a revert that the kernel refused is tried again, for ever
 FOLD_S = 60.0  # stray verdicts are written down once in this time
+IGNORED = 400  # characters of why one could not be
 CONSULTED_A_TRIAL = 8  # exchanges with a model that are kept
 CASES_A_TRIAL = 2  # how often a case is sent: once, and once more to an actor started anew
 
@@ -295,14 +296,16 @@ class Trials(Advised):
             # Folded: whoever floods with verdicts shall not push what happened out of the history.
             if self.t >= self.state.ignored_until:
                 self.state = replace(self.state, ignored_until=self.t + FOLD_S)
-                self.note("ignored", trial, what=f"verdict for {verdict.case[:64]}, which is not open")
+                self.note("ignored", trial, what=f"verdict for {verdict.case[:64]!a}, which is not open")
             return
         writes = verdict.writes if verdict.kind is VerdictKind.OVERWRITE else trial.after
         if verdict.kind is not VerdictKind.REJECT:
             refusal = self.judge_actor_writes(trial, writes)
             if refusal:
-                what = f"{verdict.kind.value}: {refusal.code}: {refusal.knob}: {refusal.what}"
-                self.note("ignored", trial, what=what)
+                if not trial.ignored:
+                    self.put(replace(trial, ignored=True))
+                    what = f"{verdict.kind.value}: {refusal.code}: {refusal.knob}: {refusal.what}"
+                    self.note("ignored", trial, what=what[:IGNORED])
                 return  # silence: the lease will end it
         self.note("verdict", trial, **msgspec.to_builtins(verdict))
         self.advise(trial, verdict)

@@ -15,6 +15,8 @@ from .adapters import Adapter, offering
 from .namespaces import PREFIX, SCOPE
 from .reach import task
 
+MOST_CONCRETE = 4096  # concrete knobs that are kept made: far more than a host's rules mean
+
 
 def many(entry: Knob) -> str:
     """What there is one such knob of each, "" for one in all. A network namespace need not be named."""
@@ -70,8 +72,10 @@ class Catalogue(Mapping[str, Knob]):
             return found
         name, at, instance = id.partition("@")
         entry = self._entries[name]
-        if not at or not instance or not (entry.per or _is_named(entry, instance)):
-            raise KeyError(id)
+        if not at or not instance or "\0" in instance or not (entry.per or _is_named(entry, instance)):
+            raise KeyError(id)  # no name on a host has a zero byte in it, and no system call takes one
+        if len(self._concrete) >= MOST_CONCRETE:
+            self.forget()
         knob = concrete(entry, instance, self._entries)
         if not is_glob(instance):
             knob = self._concrete[id] = offering(knob, self._access[knob.adapter])

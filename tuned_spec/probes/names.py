@@ -16,6 +16,7 @@ from enum import StrEnum
 from tuned_spec.model import Frozen
 
 ANSWER_LIMIT = 4096  # bytes of one answer
+LONGEST = 1024  # characters of one argument
 
 
 class Arg(StrEnum):
@@ -79,6 +80,8 @@ def wrong_with(name: str, args: Mapping[str, str]) -> str:
     if set(args) != set(kind.args):
         return f"{name} takes {', '.join(kind.args) or 'no arguments'}, not {', '.join(sorted(args))[:80]!a}"
     for arg, shape in kind.args.items():
+        if len(args[arg]) > LONGEST:
+            return f"{name}: {arg} is longer than {LONGEST} characters"
         if not SHAPES[shape].fullmatch(args[arg]):
             return f"{name}: {arg} is not the name of a {shape.value}: {args[arg][:60]!a}"
     return ""

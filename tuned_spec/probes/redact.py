@@ -37,7 +37,8 @@ def plain(text: str) -> str:
 
 _PASSWORD = r"(?:password|passwd|passphrase|passcode)"
 _KEY = r"(?:secret|token|credentials?|(?:api|access|private|auth|account|signing|encryption)[_-]?key)"
-_MORE = r"(?:[_-]?(?:key|base|value|string|hash|access[_-]?key))*"  # SECRET_KEY_BASE, aws_secret_access_key
+# SECRET_KEY_BASE, aws_secret_access_key. Not without end: what is nothing else would take its length squared
+_MORE = r"(?:[_-]?(?:key|base|value|string|hash|access[_-]?key)){0,8}+"
 _VALUE = r"""(?!\*{3})(?:\\?"(?:\\.|[^"\\])*\\?"?|'[^']*'?|[^\s"']\S*)"""  # quoted, or all to the next blank
 _RANDOM = (
     r"(?=\S{0,64}\d|\S{16})"  # a word that looks made up: `invalid token: unexpected end` says no secret
