@@ -50,7 +50,7 @@ CODES = {
     "foreign": "somebody else wrote this knob: theirs until `tuned-spec resume KNOB`",
     "knob_busy": "the knob, or one coupled to it, is in an open trial",
     "metric_busy": "another open trial is judged by this metric and cannot be told apart",
-    "resting": "this guess was rejected, or could not be written, and rests",
+    "resting": "this guess was rejected, found no verdict, or could not be written, and rests",
     "advised": "a verdict advised to let it rest (`tuned-spec resume --advice` drops all advice)",
     "not_worth": "its record says that it is not worth a trial now",
     "cooldown": "the knob was changed a short while ago",
@@ -280,7 +280,7 @@ def gate(
     rest = now.memory.rests.get(rule)
     if rest and now.t < rest.until:
         wrong = "once" if rest.times == 1 else f"{rest.times} times in a row"
-        return Refusal("resting", first, f"{CODES['resting']} (wrong {wrong})")
+        return Refusal("resting", first, f"{CODES['resting']} ({wrong})")
     if rule in now.advised:
         return Refusal("advised", first, f"{CODES['advised']}: {now.advised[rule]}")
     for name in knobs:

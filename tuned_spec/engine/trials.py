@@ -420,7 +420,8 @@ class Trials(Advised):
                     self.send_revert(self.put(replace(trial, retry_at=None)))
             elif self.t >= trial.deadline:
                 self.rest(trial)
-                self.learn(trial, None, (), None)
+                if trial.question is None:  # a person's silence says nothing of the guess
+                    self.learn(trial, None, (), None)
                 self.revert(trial, self.overdue(trial))
             elif trial.phase in (Phase.JUDGING, Phase.CLIMBING) and trial.window:
                 self.turn_window(trial, trial.window)
