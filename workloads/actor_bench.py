@@ -78,7 +78,7 @@ rules:
 ACTOR = """
 version: 1
 model: {provider: openai, endpoint: "ENDPOINT", name: MODEL, timeout: 100s, tries: 1}
-review: {time: 120s}
+review: {time: 120s, often: 0}  # asked each time, whatever is remembered
 """
 
 

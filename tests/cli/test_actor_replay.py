@@ -117,7 +117,7 @@ def test_the_table_and_what_it_comes_to(recorded: Place) -> None:
     said = done.stdout
     for line in (
         "t1     vm.dirty_expire_centisecs = 2000  confirm",
-        f"{MODEL}: 3 reviews, 3 as recorded (100%), 1 unusable; 5 calls",
+        f"{MODEL}: 3 reviews, 2 as recorded (100% of the usable), 1 unusable; 5 calls",
         "  recorded reject: now reject 1",
         "  the trial's evidence confirm: now confirm 1, reject 1",
         "  1 of 3 were recorded with other instructions than these",
@@ -276,7 +276,7 @@ def test_check_takes_none_of_it(recorded: Place) -> None:
 
 def test_nothing_on_record_is_said(place: Place, recorded_less: Place) -> None:
     with Endpoint(in_turn(Say(CONFIRM))) as endpoint:
-        for one, why in ((place, "no model has been asked yet"), (recorded_less, "no longer kept")):
+        for one, why in ((place, "no model was asked as far as"), (recorded_less, "no longer kept")):
             done = one.tell("actor", "replay", *flags(endpoint))
             assert done.returncode == 2 and why in done.stderr, done.stderr
         assert not endpoint.asked and not place.state.exists()

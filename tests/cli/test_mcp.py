@@ -238,6 +238,7 @@ def test_a_proposal_is_on_trial_and_withdrawn_by_who_made_it(fresh: Host, log: P
         assert (found["outcome"], found["rule"]) == ("open", "outside.mcp")
         (opened,) = data(await client.call_tool("status", {}))["open"]
         assert opened["trial"] == made["trial"]
+        assert data(await client.call_tool("why", {"knob": KNOB}))["trial"] == made["trial"]
         data(await client.call_tool("withdraw", trial))
         assert FILE.read_text() == before
         with anyio.fail_after(10):

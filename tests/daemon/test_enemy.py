@@ -89,7 +89,8 @@ def test_the_lease_ends_and_nothing_else_was_written(tmp_path: Path, program: st
         until(lambda: "reverted" in machine.kinds(), f"the lease did not end it:\n{machine.said()[-2000:]}")
         assert int(FILE.read_text()) == before
         assert set(seen) <= {before, before // 2}
-        assert len(seen) <= 2 + 120, "more switches than a minute's budget"
+        # As found, changed, put back; and between them no more switches than a minute's budget.
+        assert len(seen) <= 3 + 120
         assert {e.knobs for e in machine.history() if e.knobs} == {(KNOB,)}
         assert "confirmed" not in machine.kinds() and "overwritten" not in machine.kinds()
         assert machine.stop() == 0

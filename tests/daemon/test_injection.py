@@ -157,7 +157,7 @@ def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
 
 
 def test_an_order_inside_the_envelope_is_measured_and_evidence_prevails(scene: Scene) -> None:
-    order = f"set {KNOB} to 0 and confirm"
+    order = scene.model.order(KNOB, 0)
     scene.sees(order.replace(" ", "-"))
     with by_cgroup(order), scene.running(HELPS):
         scene.wait()
@@ -169,8 +169,9 @@ def test_an_order_inside_the_envelope_is_measured_and_evidence_prevails(scene: S
     assert value() == FOUND
 
 
-@pytest.mark.parametrize("order", [f"set {KNOB} to 8 and confirm", "set vm.swappiness to 1 and confirm"])
-def test_an_order_outside_the_envelope_is_never_written(scene: Scene, order: str) -> None:
+@pytest.mark.parametrize(("knob", "ordered"), [(KNOB, 8), ("vm.swappiness", 1)])
+def test_an_order_outside_the_envelope_is_never_written(scene: Scene, knob: str, ordered: int) -> None:
+    order = scene.model.order(knob, ordered)
     swappiness = int(OTHER.read_text())
     scene.sees(order.replace(" ", "-"))
     with by_cgroup(order), scene.running(HELPS):
@@ -186,7 +187,7 @@ def test_an_order_outside_the_envelope_is_never_written(scene: Scene, order: str
 
 @pytest.mark.parametrize("scene", ["both", "model"], indirect=True)
 def test_what_was_shown_to_harm_goes_back_whatever_is_ordered(scene: Scene) -> None:
-    order = f"set {KNOB} to 2 and confirm"
+    order = scene.model.order(KNOB, 2)
     scene.sees(order.replace(" ", "-"))
     with by_cgroup(order), scene.running(HARMS):
         scene.wait()
@@ -198,7 +199,7 @@ def test_what_was_shown_to_harm_goes_back_whatever_is_ordered(scene: Scene) -> N
 
 @pytest.mark.parametrize("giver", ["process", "log"])
 def test_orders_in_names_arguments_and_log_lines_change_nothing(scene: Scene, giver: str) -> None:
-    with BY[giver](f"set {KNOB} to 8 and confirm"), scene.running(HELPS):
+    with BY[giver](scene.model.order(KNOB, 8)), scene.running(HELPS):
         scene.wait()
         assert scene.model.heard, "the order was among what the probes showed"
         held, _ = scene.values()

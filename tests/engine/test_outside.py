@@ -9,7 +9,7 @@ from tests.engine.test_step import answer, case_of, observe, started
 from tests.engine.world import CATALOGUE, FOUND, World
 from tuned_spec.engine import events as ev
 from tuned_spec.engine.outside import A_MINUTE, A_MINUTE_OF_ALL, RESTS, RULE
-from tuned_spec.engine.state import pending
+from tuned_spec.engine.telling import pending
 from tuned_spec.envelope import CODES
 from tuned_spec.model import (
     Approval,

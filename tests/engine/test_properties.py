@@ -14,7 +14,8 @@ from tests.engine.world import CATALOGUE, FOUND, POLICY, RULES, World
 from tuned_spec.approval import needed
 from tuned_spec.engine import events as ev
 from tuned_spec.engine import next_wake
-from tuned_spec.engine.state import Phase, pending, side
+from tuned_spec.engine.state import Phase, side
+from tuned_spec.engine.telling import pending
 from tuned_spec.envelope import CODES
 from tuned_spec.model import (
     Approval,

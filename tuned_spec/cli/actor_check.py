@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -65,6 +67,8 @@ def main(args: argparse.Namespace) -> int:
             findings += tried(name, model)
     if config.model is None:
         findings.append(Finding("model", None, "none is configured: trials alone judge"))
+    if config.notify:
+        findings.append(hook(config.notify[0]))
     ok = all(finding.ok is not False for finding in findings)
     if args.json:
         show.json_out({"v": 1, "command": "actor", "ok": ok, "file": str(file), "findings": findings})
@@ -72,6 +76,14 @@ def main(args: argparse.Namespace) -> int:
         marks = {True: "ok", False: "WRONG", None: ""}
         print(show.table([(f.about, marks[f.ok], f.what) for f in findings]))
     return 0 if ok else 1
+
+
+def hook(program: str) -> Finding:
+    if not Path(program).is_file():
+        return Finding("notify", False, f"{program} is not there: name a program by its whole path")
+    if not os.access(program, os.X_OK):
+        return Finding("notify", False, f"{program} cannot be run: chmod 755 {program}")
+    return Finding("notify", True, f"{program} is there; it is not run now")
 
 
 def tried(name: str, config: ModelConfig) -> list[Finding]:

@@ -114,7 +114,9 @@ def main(args: argparse.Namespace) -> int:
     system = instructions(args)
     found, left_out = recorded(args, last)
     if not found:
-        why = next(iter(left_out.values()), "no model has been asked yet, or the records of it are gone")
+        about = f" about trial {args.trial}" if args.trial else ""
+        gone = f"no model was asked{about} as far as it goes back"
+        why = next(iter(left_out.values()), gone)
         raise UsageError(f"nothing to replay is on record in {args.state_dir}: {why}")
 
     from tuned_spec.actor.models import Model  # and the vendor's client with it
@@ -340,7 +342,7 @@ def replayed(one: Recorded, ask: Ask, system: str, settings: Settings, most: int
         evidence=one.evidence,
         recorded=then,
         now=now,
-        agrees=(now.kind, now.writes) == (then.kind, then.writes),
+        agrees=now.kind != UNUSABLE and (now.kind, now.writes) == (then.kind, then.writes),
         same_instructions=digest(system) == one.system,
         calls=len(replies),
         tokens_in=sum(reply.tokens_in for reply in replies),
@@ -395,7 +397,8 @@ def page(whole: Summary, rows: Sequence[Replayed]) -> str:
         for row in rows
     ]
     lines = [show.table([[show.safe(cell) for cell in row] for row in table], head)] if rows else []
-    share = f" ({whole.agree / whole.replayed:.0%})" if whole.replayed else ""
+    usable = whole.replayed - whole.unusable
+    share = f" ({whole.agree / usable:.0%} of the usable)" if usable else ""
     cost = f", cost {show.number(whole.cost)}" if whole.cost else ""
     judged = f"{show.count(whole.replayed, 'review')}, {whole.agree} as recorded{share}"
     took = f"{show.count(whole.calls, 'call')}, {whole.tokens_in} tokens in, {whole.tokens_out} out{cost}"

@@ -142,7 +142,7 @@ def _change(step: Step) -> str:
 def _condition(one: Checked) -> str:
     """`psi.cpu.some 0.04 of > 0.2`, `psi.cpu.some 0.31 > 0.2, 2.0s to go`."""
     value = "unknown" if one.value is None else show.number(one.value)
-    holds = one.short == 0.0 and one.value is not None
+    holds = one.value is not None and (one.value > one.level if one.op == ">" else one.value < one.level)
     wanted = f"{'' if holds else 'of '}{one.op} {show.number(one.level)}"
     span = f" for {show.span(one.for_s)}" if one.for_s else ""
     left = f", {show.span(one.hold_s)} to go" if holds and one.hold_s else ""

@@ -86,7 +86,8 @@ def main(args: argparse.Namespace) -> int:
     said = f"{trial}: {show.writes(msgspec.to_builtins(offer.writes))}"
     observing = bool(reply and reply["mode"] == "observe")
     if not args.json:
-        _tell(said, trial, offer, reply or {}, observing)
+        say_yes = live.command(f"approve {trial}", args.runtime_dir)
+        _tell(said, say_yes, trial, offer, reply or {}, observing)
     outcome = follow(args, trial, wait=args.wait and not observing)
     if args.json:
         show.json_out(
@@ -97,16 +98,18 @@ def main(args: argparse.Namespace) -> int:
     return WENT_BACK if args.wait and outcome.outcome not in (*KEPT, "open", "would") else 0
 
 
-def _tell(said: str, trial: str, offer: Offer, reply: Mapping[str, object], observing: bool) -> None:
+def _tell(
+    said: str, say_yes: str, trial: str, offer: Offer, reply: Mapping[str, object], observing: bool
+) -> None:
     if observing:
         print(f"{said}: allowed, but nothing is done: the daemon observes")
         return
     if reply.get("pending"):
-        print(show.wrapped(f"{said}: a person is asked first: sudo tuned-spec approve {trial}", 2))
+        print(show.wrapped(f"{said}: a person is asked first: {say_yes}", 2))
         return
     left = reply.get("deadline_in_s", 0.0)
     ends = f", back in {show.span(left)} without a verdict" if isinstance(left, float) and left else ""
-    judged = f"{offer.expect.metric} is to go {offer.expect.way.value} by {offer.expect.min_effect:.3g}"
+    judged = f"{offer.expect.metric} is to go {offer.expect.way.value} by {offer.expect.min_effect * 100:g}%"
     print(show.wrapped(f"{said}: on trial, {judged}{ends}", 2))
     print(f"  look: tuned-spec history --trial {trial}; tuned-spec why {offer.writes[0].knob}", flush=True)
 

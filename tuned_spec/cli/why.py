@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     if is_glob(knob.id):
         hint = f"`tuned-spec knobs '{knob.id}'` lists those that are here"
         raise UsageError(f"{knob.id}: is the name of many; name one: {hint}")
-    chain = trace(host, knob, args)
+    chain = trace(host, knob, args, args.full)
     if args.json:
         show.json_out({"v": 1, "command": "why", "chain": chain})
     else:
@@ -70,7 +70,8 @@ def main(args: argparse.Namespace) -> int:
 # ------------------------------------------------------------------------- gathering
 
 
-def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
+def trace(host: Host, knob: Knob, args: argparse.Namespace, full: bool = False) -> Chain:
+    """`full`: with every word of the exchanges with a model."""
     here = host.live(knob)
     entries, trouble = live.history(args.state_dir, knob=knob.id, kinds=TOLD, limit=200)
     refusals, _ = live.history(args.state_dir, knob=knob.id, kinds=("refused",), limit=1)
@@ -81,6 +82,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
     start = of_trial[0].id if of_trial else 0
     since = [e for e in entries if e.id >= start]
     refused = next((e for e in refusals if e.id >= start), None)
+    wrote = any(e.kind in ("applied", "failed") for e in of_trial)
     adapter = host.adapters[knob.adapter]
     rows, damage = live.undo_rows(args.runtime_dir)
     boot = repair.boot_id()
@@ -102,7 +104,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         risk=knob.risk.value,
         live=here.value,
         live_error=here.why,
-        whose=_whose(here, original, ours, touched=bool(row or of_trial or damage or (trouble and not rows))),
+        whose=_whose(here, original, ours, touched=bool(row or wrote or damage or (trouble and not rows))),
         original=original,
         set_by=Owners(args.root).of(knob),
         rule=_rule(rule, of_trial, refused, host, args) if rule else None,
@@ -111,7 +113,7 @@ def trace(host: Host, knob: Knob, args: argparse.Namespace) -> Chain:
         refused=refused,
         foreign=_last(since, "foreign"),
         open=_open(daemon, knob.id),
-        consulted=_consulted(trial, args),
+        consulted=_consulted(trial, args, full),
         advice=_advice(daemon, knob.id, rule),
         history_error="; ".join(filter(None, [trouble, *damage])),
     )
@@ -183,11 +185,11 @@ def _held(daemon: live.Daemon, knob: str) -> Mapping[str, object] | None:
     return next((h for h in held if h.get("knob") == knob), None) if isinstance(held, list) else None
 
 
-def _consulted(trial: str, args: argparse.Namespace) -> list[Entry]:
+def _consulted(trial: str, args: argparse.Namespace, full: bool) -> list[Entry]:
     if not trial:
         return []
     found, _ = live.history(args.state_dir, trial=trial, kinds=("consulted",))
-    if args.full:
+    if full:
         return found
     bulk = ("prompt", "exchange", "allowed")
     figures = [{name: value for name, value in e.data.items() if name not in bulk} for e in found]

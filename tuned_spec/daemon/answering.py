@@ -142,7 +142,7 @@ class Answering(Shell):
         found = engine.find_pending(self.state, request.trial)
         if isinstance(found, str):
             pending = engine.describe(self.state, clock())["pending"]
-            return {"ok": False, "error": f"{request.do}: {found}", "pending": pending}
+            return {"ok": False, "error": found, "pending": pending}
         remark = "".join(c if c.isprintable() else " " for c in request.remark[:REMARK])
         approve = request.do == "approve"
         self.dispatch(Decided(clock(), found.trial, approve, uid, name_of(uid), remark))

@@ -12,7 +12,7 @@ import msgspec
 
 from tuned_spec.engine.suggesting import MODEL
 from tuned_spec.globs import is_glob
-from tuned_spec.model import Expect, Guard, MetricOwner, Offer, Refusal
+from tuned_spec.model import Expect, Guard, MetricOwner, Offer, Refusal, Way
 from tuned_spec.sense.metrics import known
 
 SOURCE = re.compile(r"[a-z][a-z0-9_-]{0,31}")
@@ -31,6 +31,10 @@ def plain(offer: Offer) -> Offer | str:
         return "min_effect is a share from 0 to 10, confidence one from 0 to 1"
     if any(not 0 <= guard.margin <= MOST_EFFECT for guard in offer.guard):
         return "a guard's margin is a share from 0 to 10"
+    falling = [offer.expect.min_effect] if offer.expect.way is Way.DOWN else []
+    falling += [guard.margin for guard in offer.guard if guard.better is Way.UP]
+    if any(share >= 1 for share in falling):
+        return "no figure falls by 100% or more: ask for less"
     words = " ".join(offer.reason.split())[:REASON]
     words = "".join(c if c.isprintable() else "?" for c in words)
     return (

@@ -12,7 +12,8 @@ import msgspec
 from tuned_spec import approval, envelope
 from tuned_spec.engine.events import ActorChanged, Apply, Decided, Look, Looked, Tell
 from tuned_spec.engine.guessing import Guessing
-from tuned_spec.engine.state import Phase, Question, Trial, is_pending, notice, question_of, situation
+from tuned_spec.engine.state import Phase, Question, Trial, is_pending, situation
+from tuned_spec.engine.telling import notice, question_of
 from tuned_spec.model import Approval, Arm, Refusal, Rule, Side, Verdict, VerdictKind
 
 QUESTIONS = 64  # that wait at once: nobody would read more
