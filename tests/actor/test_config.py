@@ -168,6 +168,9 @@ def test_endpoints_that_are_none(tmp_path: Path, url: str, what: str) -> None:
         ("http://127.0.0.2:8080/v1", "", False),
         ("http://[::1]:8080/v1", "", False),
         ("http://localhost/v1", "", False),
+        ("http://localhost/v1", "  proxy: http://127.0.0.1:3128\n", False),
+        ("http://localhost/v1", "  proxy: http://proxy.example.com:3128\n", True),
+        ("https://llm.example.com/v1", "  proxy: http://proxy.example.com:3128\n", False),
     ],
 )
 def test_a_key_is_not_sent_in_the_clear(tmp_path: Path, url: str, more: str, refused: bool) -> None:

@@ -67,6 +67,7 @@ def tried(shown: Shown) -> tuple[Tried, ...]:
         (Keep.MODEL, R, R, None, R, (), "model"),
         (Keep.MODEL, C, X, Shown.GOOD, X, WISH, "trial and model"),
         (Keep.MODEL, R, X, None, X, WISH, "model"),
+        (Keep.MODEL, R, X, Shown.GOOD, X, WISH, "model"),  # as good as what was not shown to help
         (Keep.MODEL, R, X, Shown.UNCLEAR, X, WISH, "model"),
         (Keep.MODEL, C, X, Shown.WORSE, R, (), "trial and model"),
     ],

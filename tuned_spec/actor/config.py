@@ -107,7 +107,7 @@ def named(words: Mapping[str, str]) -> ModelConfig:
     Misfit says what is wrong with a value."""
     given = {name: _WORDS[name](word) for name, word in words.items()}
     model = ModelConfig(**given)  # type: ignore[arg-type]
-    if model.key_file and in_the_clear(model.endpoint):
+    if model.key_file and exposed(model):
         raise Misfit(f"{model.endpoint} would get the key in the clear", "use https")
     return model
 
@@ -212,10 +212,11 @@ class _Reader(Reader):
         if "ca_file" in given:
             line, name = parts["ca_file"].line, f"{key}.ca_file"
             self.understood(line, name, model.ca_file, lambda: _certificates(model.ca_file))
-        if (model.key_file or model.credential) and not model.insecure and in_the_clear(model.endpoint):
+        if (model.key_file or model.credential) and not model.insecure and exposed(model):
             what = "would send the key in the clear"
             hint = "use https, or say `insecure: yes` if nobody can listen on the way"
-            self.problem(parts["endpoint"].line, f"{key}.endpoint", what, hint)
+            name = "endpoint" if in_the_clear(model.endpoint) else "proxy"
+            self.problem(parts[name].line, f"{key}.{name}", what, hint)
         return None if wrong else model
 
     def prices(self, node: Node, key: str, default: Prices) -> Prices:
@@ -322,6 +323,12 @@ def _url(text: str) -> str:
     if parts.query or parts.fragment:
         raise Misfit("has something behind the path", "delete what follows the ? or #")
     return text
+
+
+def exposed(model: ModelConfig) -> bool:
+    """Whether others may hear the key: https is a tunnel through a proxy, plain http is its to read."""
+    plain = urlsplit(model.endpoint).scheme == "http"
+    return in_the_clear(model.endpoint) or (plain and bool(model.proxy) and in_the_clear(model.proxy))
 
 
 def in_the_clear(url: str) -> bool:

@@ -107,7 +107,9 @@ def weigh(keep: Keep, found: Examined, word: Verdict, tried: tuple[Tried, ...] =
     value = _values(word.writes)
     if mine is not None and mine.shown is Shown.GOOD:
         reason = f"the model's {value} is as good or better: {mine.figures}; {word.reason}"
-        return decided(VerdictKind.OVERWRITE, "trial and model", reason, word.writes)
+        # As good as what the trial did not show to help: that is still the model's word.
+        by = "model" if trial.kind is VerdictKind.REJECT else "trial and model"
+        return decided(VerdictKind.OVERWRITE, by, reason, word.writes)
     if keep is Keep.MODEL and (mine is None or mine.shown is Shown.UNCLEAR):
         what = f"({mine.figures})" if mine else "(it could not be measured)"
         reason = f"on the model's word, {value} {what}: {word.reason}"

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import assert_never
 
@@ -196,7 +197,8 @@ class Shell:
         if suggest is None:
             return ()
         found = meant(suggest.knobs, catalogue, catalogue.instances)
-        return tuple(name for name in found if name not in self.hands.unusable(found))[:MOST_OPTIONS]
+        # One by one, and no more than are told: there is no end of cgroups that somebody may make.
+        return tuple(islice((name for name in found if not self.hands.unusable([name])), MOST_OPTIONS))
 
     def mind_senses(self) -> None:
         """What an open trial is judged by is sensed while it is open, whether the policy names it or not."""

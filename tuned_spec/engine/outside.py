@@ -124,8 +124,10 @@ class Outside(Waiting):
         if trial is not None and trial.proposal.rule == rule:
             self.revert(trial, why)
         elif held:
+            catalogue = self.state.setup.catalogue
+            touched = envelope.partners(held, catalogue)
             for later in tuple(self.state.trials.values()):
-                if set(held) & set(later.knobs):
+                if touched & envelope.partners(later.knobs, catalogue):
                     self.revert(later, f"what it began from was {why}")
             self.do(Revert(event.trial, held, (), rule, why))
         else:
