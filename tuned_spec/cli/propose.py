@@ -95,7 +95,8 @@ def main(args: argparse.Namespace) -> int:
         )
     elif args.wait and not observing:
         print(show.wrapped(told(outcome), 2))
-    return WENT_BACK if args.wait and outcome.outcome not in (*KEPT, "open", "would") else 0
+    waited = args.wait and not observing
+    return WENT_BACK if waited and outcome.outcome not in (*KEPT, "open", "would") else 0
 
 
 def _tell(

@@ -67,10 +67,8 @@ class Answering(Shell):
         self.control.drop(client)
 
     def answer(self, request: Request, client: Client) -> dict[str, object]:
-        if request.do == "status":
-            return {"ok": True, "status": self.status()}
-        if request.do == "plan":
-            return {"ok": True, "plan": self.plan()}
+        if request.do in ("status", "plan"):
+            return self.look(request.do)
         if request.do not in CHANGES:
             return {"ok": False, "error": f"{request.do}: unknown; status, plan, {', '.join(CHANGES)}"}
         if not client.may_change:
@@ -94,6 +92,13 @@ class Answering(Shell):
             case _:
                 return self.decide(request, client.uid)
         return {"ok": True, "paused": self.state.paused}
+
+    def look(self, what: str) -> dict[str, object]:
+        try:
+            return {"ok": True, what: self.status() if what == "status" else self.plan()}
+        except Exception as error:  # a fault of ours, but who only looks shall not end the daemon
+            self.log.say("a question could not be answered", question=what, error=repr(error))
+            return {"ok": False, "error": f"{what}: a fault of the daemon's, {error!r}; its log has it"}
 
     def propose(self, offer: Offer | None) -> dict[str, object]:
         """The trial that comes of a proposal, or why none does."""
