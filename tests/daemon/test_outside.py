@@ -98,7 +98,7 @@ def test_killed_while_one_is_open_the_next_start_puts_it_back(machine: Host) -> 
     until(lambda: "applied" in machine.kinds(), "it was not written")
     machine.kill()
     start(machine, "observe")
-    assert FILE.read_text() == before
+    until(lambda: FILE.read_text() == before, "it was not put back")
 
 
 def test_a_metric_that_no_rule_names_is_sensed_while_it_is_needed(machine: Host) -> None:
