@@ -84,7 +84,8 @@ def weigh(keep: Keep, found: Examined, word: Verdict, tried: tuple[Tried, ...] =
         return replace(verdict, kind=kind, by=by, reason=reason, writes=writes, confidence=confidence)
 
     if keep is Keep.EVIDENCE:
-        return decided(trial.kind, "trial", trial.reason, trial.writes)
+        # Nor is its advice taken: this is how an owner watches a model before trusting it.
+        return replace(decided(trial.kind, "trial", trial.reason, trial.writes), strategy=())
     if found.harm:
         return decided(VerdictKind.REJECT, "trial", _harm(found))
     if keep is Keep.BOTH and trial.kind is VerdictKind.REJECT:
