@@ -101,7 +101,8 @@ def test_a_real_model_s_word_comes_through_the_real_actor(machine: Host) -> None
     assert machine.entry("proposed").rule == "outside.model"
     assert machine.entry("suggested").data["reason"] == "the CPUs are busy"
     consulted = machine.entry("consulted").data
-    assert consulted["model"] == MODEL and consulted["tokens_in"] == endpoint.asked[0].tokens
+    assert consulted["model"] == MODEL
+    assert consulted["tokens_in"] in {one.tokens for one in endpoint.asked}, "it may have been asked again"
     machine.stop()
     assert FILE.read_text() == before
 
